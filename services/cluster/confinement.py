@@ -37,8 +37,8 @@ def check_reachable(confinement: Confinement, program: Path, folder: Path) -> No
         return
     if not (_works(confinement, str(program), "--version") and _works(confinement, "/bin/ls", str(folder))):
         raise ClusterError(
-            f"PostgreSQL refuses to run as root, this system has no user namespaces, and user {SETUID_USER} cannot reach "
-            f"{program} and {folder}: run chirp as an ordinary user, or set CHIRP_POSTGRES to a running server"
+            f"PostgreSQL refuses to run as root, this system has no user namespaces, and user {SETUID_USER} cannot "
+            f"reach {program} and {folder}: run chirp as an ordinary user, or set CHIRP_POSTGRES to a running server"
         )
 
 

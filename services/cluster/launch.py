@@ -1,9 +1,9 @@
-"""Turns itself into a child server: asks the kernel to signal it when its parent dies, changes user if told, then execs.
+"""Becomes a child server: asks the kernel to signal it when its parent dies, changes user if told, then execs.
 
 Run as a script with `-I -S`, so it may import nothing but the standard library. Usage:
     launch.py PARENT_PID ORPHAN_SIGNAL none|namespace|setuid:UID PROGRAM [ARGUMENT …]
-A shell tool (`setpriv`, `unshare`) would do the same, but not on every system and not both in the needed order: entering
-a user namespace clears the parent-death signal, so it has to be asked for afterwards.
+Shell tools (`setpriv`, `unshare`) would do the same, but not on every system and not both in the needed order:
+entering a user namespace clears the parent-death signal, so it has to be asked for afterwards.
 """
 
 import ctypes

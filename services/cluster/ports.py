@@ -26,14 +26,22 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def free_port(*offsets: int) -> int:
-    """A random free port p for which p + each offset is free as well."""
-    chooser = random.SystemRandom()
-    for _ in range(1000):
-        port = chooser.choice(FREE_RANGE)
-        if all(is_free(port + offset) for offset in (0, *offsets)):
-            return port
-    raise OSError(f"no free port between {FREE_RANGE.start} and {FREE_RANGE.stop}")
+class FreePorts:
+    """Gives away ports that nobody listens on, none of them twice."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+        self._chooser = random.SystemRandom()
+
+    def take(self, *offsets: int) -> int:
+        """A port p for which p + each offset is free as well."""
+        for _ in range(1000):
+            port = self._chooser.choice(FREE_RANGE)
+            group = {port + offset for offset in (0, *offsets)}
+            if not group & self._given and all(map(is_free, group)):
+                self._given |= group
+                return port
+        raise OSError(f"no free port between {FREE_RANGE.start} and {FREE_RANGE.stop}")
 
 
 def holder(port: int) -> str:

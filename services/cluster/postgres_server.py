@@ -26,6 +26,8 @@ LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
 # How long a server of an earlier run may take to finish its shutdown before we say that it is in the way.
 PREDECESSOR_PATIENCE = 15.0
 
+# The built-in locale is the same on every system, whatever locales are installed.
+ENCODING = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -118,12 +120,9 @@ class PostgresServer:
     def _create_data(self, how: Confinement) -> None:
         # A folder without PG_VERSION is what an interrupted initdb left: it holds no data of anybody.
         shutil.rmtree(self.data, ignore_errors=True)
-        # The built-in locale is the same on every system, whatever locales are installed.
-        options = "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --auth=trust"
-        initdb = (str(binaries.postgres("initdb")), "-D", str(self.data), "-U", USER, *options.split())
-        made = subprocess.run(
-            confinement.launch_command(initdb, how, signal.SIGKILL), capture_output=True, text=True, check=False
-        )
+        server = (str(binaries.postgres("initdb")), "-D", str(self.data), "-U", USER)
+        initdb = (*server, "--auth=trust", *ENCODING)
+        made = subprocess.run(confinement.launch_command(initdb, how, signal.SIGKILL), capture_output=True, text=True, check=False)
         if made.returncode != 0:
             reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
             raise ClusterError(f"initdb could not create {self.data}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 TIMEOUT = 2.0
 
@@ -45,9 +46,10 @@ async def grpc_serving(address: str, service: str = "") -> bool:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
+        # The type stubs of grpc_health know no stub class.
+        health: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = await check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
         except grpc.RpcError:
             return False
     return reply.status == health_pb2.HealthCheckResponse.SERVING

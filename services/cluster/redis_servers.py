@@ -1,4 +1,4 @@
-"""The embedded Redis Cluster: masters without replicas on loopback that keep nothing on disk but who owns which slot."""
+"""The embedded Redis Cluster: masters without replicas on loopback; on disk is only who owns which slot."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ SLOTS = 16384
 TIMEOUT = 2.0
 # A fresh master waits 2 s before it declares the cluster usable; slow machines need more for the gossip.
 FORM_PATIENCE = 30.0
+SETTINGS = {
+    "cluster-enabled": "yes",
+    "cluster-config-file": "nodes.conf",
+    "cluster-node-timeout": "2000",
+    # A lost node costs its own slots, not everybody's.
+    "cluster-require-full-coverage": "no",
+    "save": "",
+    "appendonly": "no",
+    # Everything here can be rebuilt, and whatever may be thrown away carries an expiry.
+    "maxmemory-policy": "volatile-lru",
+    "daemonize": "no",
+    "loglevel": "notice",
+}
+"""What every node is told, here and in containers."""
 Reply = object
 
 
@@ -89,25 +103,14 @@ class RedisServers:
         )
 
     def _settings(self, port: int, folder: Path) -> list[str]:
-        settings = {
+        own = {
             "bind": LOOPBACK,
             "port": str(port),
             "dir": str(folder),
-            "cluster-enabled": "yes",
-            "cluster-config-file": "nodes.conf",
             "cluster-announce-ip": LOOPBACK,
-            "cluster-node-timeout": "2000",
-            # A lost node costs its own slots, not everybody's.
-            "cluster-require-full-coverage": "no",
-            "save": "",
-            "appendonly": "no",
             "maxmemory": self.maxmemory,
-            # Everything here can be rebuilt, and whatever may be thrown away carries an expiry.
-            "maxmemory-policy": "volatile-lru",
-            "daemonize": "no",
-            "loglevel": "notice",
         }
-        return [part for name, value in settings.items() for part in (f"--{name}", value)]
+        return [part for name, value in (own | SETTINGS).items() for part in (f"--{name}", value)]
 
     async def _form(self) -> None:
         await form(self.nodes)
@@ -132,7 +135,8 @@ async def command(node: Node, *words: str) -> Reply:
     async with asyncio.timeout(TIMEOUT):
         reader, writer = await asyncio.open_connection(node.host, node.port)
         try:
-            writer.write(hiredis.pack_command(words))
+            # Its type stub says "one word" and means "any number".
+            writer.write(hiredis.pack_command(words))  # pyright: ignore[reportArgumentType]
             return await _reply(reader)
         finally:
             writer.close()
@@ -157,11 +161,15 @@ async def _answers(node: Node) -> bool:
 
 
 async def _assign(nodes: Sequence[Node]) -> None:
-    """Gives each node its share of the slots and an epoch of its own, then introduces it to the first."""
+    """Gives each node its share of the slots and an epoch of its own, then introduces it to the first.
+
+    Nodes that were given theirs by an attempt that was interrupted keep it, so this can be repeated.
+    """
     bounds = [round(index * SLOTS / len(nodes)) for index in range(len(nodes) + 1)]
     for epoch, (node, (low, high)) in enumerate(zip(nodes, pairwise(bounds), strict=True), start=1):
-        await _done(node, "CLUSTER", "ADDSLOTS", *map(str, range(low, high)))
-        await _done(node, "CLUSTER", "SET-CONFIG-EPOCH", str(epoch))
+        if (await _information(node)).get("cluster_slots_assigned") == "0":
+            await _done(node, "CLUSTER", "SET-CONFIG-EPOCH", str(epoch))
+            await _done(node, "CLUSTER", "ADDSLOTS", *map(str, range(low, high)))
     for node in nodes[1:]:
         await _done(node, "CLUSTER", "MEET", nodes[0].host, str(nodes[0].port))
 
@@ -169,7 +177,7 @@ async def _assign(nodes: Sequence[Node]) -> None:
 async def _done(node: Node, *words: str) -> None:
     reply = await command(node, *words)
     if reply != "OK":
-        raise ClusterError(f"Redis node {node} refused {' '.join(words[:2])}: {reply}; `chirp down` and `chirp up` again")
+        raise ClusterError(f"Redis node {node} refused {' '.join(words[:2])}: {reply}; stop and start the cluster")
 
 
 async def _information(node: Node) -> dict[str, str]:

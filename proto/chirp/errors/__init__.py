@@ -1,8 +1,9 @@
-"""The errors of the cluster: one class per gRPC code, carrying a machine-readable reason, the same on both sides of a call.
+"""The errors of the cluster: one class per gRPC code, carrying a machine-readable reason, the same on both sides of a
+call.
 
-A handler raises `NotFound(errorspb.ERROR_REASON_TWEET_NOT_FOUND, "tweet 12 does not exist", tweet_id=12)`; it travels as a
-`google.rpc.Status` with ErrorInfo (reason, domain "chirp", metadata), BadRequest (fields) and RetryInfo, and the caller's side raises
-the same class with the same parts. The reasons are the enum `chirp.errors.v1.ErrorReason`.
+A handler raises `NotFound(errorspb.ERROR_REASON_TWEET_NOT_FOUND, "tweet 12 does not exist", tweet_id=12)`; it travels
+as a `google.rpc.Status` with ErrorInfo (reason, domain "chirp", metadata), BadRequest (fields) and RetryInfo, and the
+caller's side raises the same class with the same parts. The reasons are the enum `chirp.errors.v1.ErrorReason`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class FieldViolation(NamedTuple):
 
 
 class ServiceError(Exception):
-    """A failure that a caller may see: code by class, reason for programs, message for people (English, no internals)."""
+    """A failure that a caller may see: code by class, reason for programs, message for people (no internals)."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
@@ -43,7 +44,9 @@ class ServiceError(Exception):
         details: Iterable[any_pb2.Any] = (),
         **metadata: object,
     ) -> None:
-        """`retry_after` in seconds; `details` are further parts of the status, passed on as they are; `metadata` values become strings."""
+        """`retry_after` in seconds; `details` are further parts of the status, passed on as they are; `metadata` values
+        become strings.
+        """
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -72,7 +75,9 @@ class ServiceError(Exception):
 
     @staticmethod
     def from_status(status: status_pb2.Status) -> ServiceError:
-        """The error that a status stands for, as the class of its code; parts that this version does not know are kept in `details`."""
+        """The error that a status stands for, as the class of its code; parts that this version does not know are kept
+        in `details`.
+        """
         error = _class_of(status.code)(errorspb.ERROR_REASON_UNSPECIFIED, status.message)
         unknown = [detail for detail in status.details if not error._absorb(detail)]
         error.details = tuple(unknown)
@@ -92,10 +97,10 @@ class ServiceError(Exception):
         return False
 
     def _absorb_info(self, info: error_details_pb2.ErrorInfo) -> bool:
-        number = errorspb.ErrorReason.DESCRIPTOR.values_by_name.get(_REASON_PREFIX + info.reason)
-        if info.domain != DOMAIN or number is None:
+        name = _REASON_PREFIX + info.reason
+        if info.domain != DOMAIN or name not in errorspb.ErrorReason.DESCRIPTOR.values_by_name:
             return False
-        self.reason = errorspb.ErrorReason.Name(number.number) and number.number
+        self.reason = errorspb.ErrorReason.Value(name)
         self.metadata = dict(info.metadata)
         return True
 
@@ -111,11 +116,13 @@ class InvalidArgument(ServiceError):
         field: str,
         description: str,
         *,
-        reason: errorspb.ErrorReason.ValueType = errorspb.ERROR_REASON_INVALID_FIELD,
+        reason: errorspb.ErrorReason.ValueType = errorspb.ERROR_REASON_FIELD_INVALID,
         **metadata: object,
     ) -> Self:
-        """One wrong field: its path in proto spelling, and a description that reads on from it ("must not be empty")."""
-        return cls(reason, f"{field} {description}", violations=[FieldViolation(field, description)], **metadata)
+        """One wrong field: its path in proto spelling, and a description that reads on from it ("is too long")."""
+        error = cls(reason, f"{field} {description}", violations=[FieldViolation(field, description)])
+        error.metadata = {name: str(value) for name, value in metadata.items()}
+        return error
 
 
 class NotFound(ServiceError):
@@ -167,7 +174,9 @@ class OutOfRange(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """A part is away or does not answer; repeating soon, elsewhere, may succeed. A write may have happened: repeat it under its request_id."""
+    """A part is away or does not answer; repeating soon, elsewhere, may succeed. A write may have happened: repeat it
+    under its request_id.
+    """
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -199,8 +208,8 @@ class Internal(ServiceError):
 _CLASSES: dict[int, type[ServiceError]] = {
     each.code.value[0]: each
     for each in (
-        InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, ResourceExhausted, FailedPrecondition,
-        Aborted, OutOfRange, Unavailable, DeadlineExceeded, Cancelled, Unimplemented, Internal,
+        InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, ResourceExhausted,
+        FailedPrecondition, Aborted, OutOfRange, Unavailable, DeadlineExceeded, Cancelled, Unimplemented, Internal,
     )
 }  # fmt: skip
 
@@ -211,7 +220,9 @@ def reason_name(reason: errorspb.ErrorReason.ValueType) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError) -> ServiceError:
-    """The ServiceError behind what a bare grpc stub raised; without a status in the trailers, code and text alone decide."""
+    """The ServiceError behind what a bare grpc stub raised; without a status in the trailers, code and text alone
+    decide.
+    """
     code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
     for key, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
         if key == STATUS_METADATA_KEY:

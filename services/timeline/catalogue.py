@@ -1,0 +1,148 @@
+"""Tweets and authors as they are shown: framed bytes, kept once per process however many homes hold them.
+
+A tweet is immutable but for its deletion. Deletions come with every read as notices; a tweet that was noticed is suspect
+for a while: its deletion may not be committed yet, so it is asked for at every use and not kept.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from chirp.tweet import v1 as tweetpb
+from chirp.user import v1 as userpb
+from services.runtime.call import Call
+from services.runtime.clock import Clock
+from services.timeline import framing
+from services.timeline.generations import Generations
+from services.timeline.metrics import TimelineMetrics
+from services.timeline.rules import Reference
+from services.timeline.truth import Truth
+
+SUSPICION = 30.0
+"""Seconds between a deletion's notice and the latest moment at which a read of the tweet from before it could be kept."""
+AUTHOR_LIFE = 60.0
+"""Seconds that a name is shown without asking again, should the event of its change be missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A tweet ready to be put on a page."""
+
+    reference: Reference
+    field: bytes
+    """TimelineItem.tweet, encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """An author ready to be put beside a tweet."""
+
+    field: bytes
+    """TimelineItem.author, encoded."""
+    until: float
+
+
+class Catalogue:
+    """What pages are made of."""
+
+    def __init__(self, truth: Truth, clock: Clock, metrics: TimelineMetrics, tweets: int = 200_000, authors: int = 100_000) -> None:
+        self._truth, self._clock, self._metrics = truth, clock, metrics
+        self._tweets: Generations[int, Shown] = Generations(tweets)
+        self._authors: Generations[int, Author] = Generations(authors)
+        self._suspects: dict[int, float] = {}
+        self._epoch = 0
+        self._renamed: dict[int, int] = {}
+
+    async def tweets(self, call: Call, tweet_ids: Sequence[int], *, cached: bool = True) -> dict[int, Shown]:
+        """The tweets that there are, by id; a deleted or unknown one is left out and counted. `cached=False` asks the primary."""
+        found: dict[int, Shown] = {}
+        missing: list[int] = []
+        for tweet_id in tweet_ids:
+            shown = self._tweets.get(tweet_id) if cached else None
+            if shown is None:
+                missing.append(tweet_id)
+            else:
+                found[tweet_id] = shown
+        if missing:
+            found.update(await self._fetch(call, missing, keep=cached))
+        return found
+
+    async def _fetch(self, call: Call, tweet_ids: Sequence[int], *, keep: bool) -> dict[int, Shown]:
+        epoch = self._epoch
+        records = await self._truth.tweets(call, tweet_ids)
+        found = {record.tweet_id: _shown(record.tweet) for record in records if record.status == tweetpb.TWEET_STATUS_FOUND}
+        self._metrics.skipped(len(tweet_ids) - len(found))
+        self._metrics.tweets_fetched(len(tweet_ids))
+        if keep and epoch == self._epoch:
+            self._forgive()
+            for tweet_id, shown in found.items():
+                if tweet_id not in self._suspects:
+                    self._tweets.put(tweet_id, shown)
+        return found
+
+    async def items(self, call: Call, page: Collection[Shown]) -> list[bytes]:
+        """The page's items, framed. A tweet whose author cannot be found is skipped and counted."""
+        now = self._clock.monotonic()
+        fields: dict[int, bytes] = {}
+        missing: set[int] = set()
+        for shown in page:
+            author = self._authors.get(shown.reference.author_id)
+            if author is None or author.until <= now:
+                missing.add(shown.reference.author_id)
+            else:
+                fields[shown.reference.author_id] = author.field
+        if missing:
+            fields.update(await self._name(call, missing))
+        items = [
+            framing.item(shown.field, fields[shown.reference.author_id]) for shown in page if shown.reference.author_id in fields
+        ]
+        self._metrics.skipped(len(page) - len(items))
+        return items
+
+    async def _name(self, call: Call, author_ids: set[int]) -> dict[int, bytes]:
+        renames = {author_id: self._renamed.get(author_id, 0) for author_id in author_ids}
+        fields = {user.user_id: _author_field(user) for user in await self._truth.users(call, author_ids)}
+        until = self._clock.monotonic() + AUTHOR_LIFE
+        for author_id, field in fields.items():
+            if self._renamed.get(author_id, 0) == renames[author_id]:
+                self._authors.put(author_id, Author(field, until))
+        return fields
+
+    def suspect(self, tweet_ids: Iterable[int]) -> None:
+        """Tweets are being deleted: not shown from memory again, nor kept while a read from before may be under way."""
+        until = self._clock.monotonic() + SUSPICION
+        for tweet_id in tweet_ids:
+            self._suspects[tweet_id] = until
+            self._tweets.drop(tweet_id)
+
+    def rename(self, user_id: int) -> None:
+        """A profile has changed: it is asked for at its next use."""
+        if len(self._renamed) > 10_000:
+            self._renamed.clear()
+            self._authors.clear()
+        self._renamed[user_id] = self._renamed.get(user_id, 0) + 1
+        self._authors.drop(user_id)
+
+    def clear(self) -> None:
+        """Notices may have been missed: every tweet is asked for at its next use."""
+        self._epoch += 1
+        self._tweets.clear()
+
+    def _forgive(self) -> None:
+        now = self._clock.monotonic()
+        while self._suspects and (first := next(iter(self._suspects))) and self._suspects[first] <= now:
+            del self._suspects[first]
+
+
+def reference_of(tweet: tweetpb.Tweet) -> Reference:
+    """What rules need of a whole tweet."""
+    return Reference(tweet.tweet_id, tweet.author_id, tweet.in_reply_to_user_id)
+
+
+def _shown(tweet: tweetpb.Tweet) -> Shown:
+    return Shown(reference_of(tweet), framing.first_field(tweet.SerializeToString()))
+
+
+def _author_field(user: userpb.User) -> bytes:
+    summary = userpb.UserSummary(
+        user_id=user.user_id, username=user.username, display_name=user.display_name, picture_url=user.picture_url)  # fmt: skip
+    return framing.second_field(summary.SerializeToString())

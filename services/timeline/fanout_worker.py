@@ -1,0 +1,113 @@
+"""The fan-out worker as a process: `python -m services.timeline.fanout_worker`. Replicas share the events."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import nats.errors
+from nats.js.errors import NotFoundError
+
+from chirp import errors
+from chirp.errors import v1 as errorspb
+from services.runtime import jetstream, postgres, process
+from services.runtime.clock import SystemClock
+from services.runtime.config import Config
+from services.runtime.consumer import Consumer, Handler
+from services.runtime.deadletters import DeadLetters
+from services.runtime.logs import logger
+from services.runtime.metrics import Metrics
+from services.runtime.ops import Backlog
+from services.runtime.process import Stop
+from services.runtime.publisher import Publisher
+from services.runtime.rediscluster import RedisCluster
+from services.runtime.server import Server
+from services.timeline import assembly
+from services.timeline.fanout import Fanout
+from services.timeline.followers import FollowerHomes
+from services.timeline.metrics import TimelineMetrics
+from services.timeline.progress import ProgressStore
+from services.timeline.push import Pusher
+
+TWEETS = ("TWEET", "timeline-fanout", ("tweet.created.*", "tweet.deleted.*"))
+PAGES = ("FANOUT", "timeline-pages", ("timeline.page.*",))
+STOP_SECONDS = 10.0
+"""What a batch in hand gets to be finished when the process stops."""
+FORGET_SECONDS = 60.0
+
+
+async def main(stack: AsyncExitStack, config: Config) -> Stop:
+    """Builds the process."""
+    stop, metrics, clock = Stop(), Metrics(config.process), SystemClock()
+    log = logger(config.log, config.process, sys.stderr)
+    database = await stack.enter_async_context(postgres.connect(config.postgres, "fanout", metrics))
+    redis = await stack.enter_async_context(RedisCluster.open(config.redis, metrics))
+    connection = jetstream.connect(
+        config.nats, config.process, metrics, on_closed=lambda: stop.fail(RuntimeError("the NATS connection closed for good"))
+    )
+    nats = await stack.enter_async_context(connection)
+    truth = await stack.enter_async_context(assembly.peers(config, metrics))
+    counters, progress, letters = TimelineMetrics(metrics), ProgressStore(database), DeadLetters(database, nats)
+    fanout = Fanout(truth, FollowerHomes(redis, truth), Pusher(redis, clock, counters), progress, Publisher(nats), clock, counters)
+    tweets, pages = (Consumer(nats, *row, letters, metrics) for row in (TWEETS, PAGES))
+    server = Server(config, metrics, log, clock)
+    server.ops.dead_letters = letters
+    server.ops.backlogs.append(lambda: backlogs((tweets, pages)))
+    await stack.enter_async_context(server)
+    await stack.enter_async_context(consuming(stop, tweets, fanout.handle_tweets))
+    await stack.enter_async_context(consuming(stop, pages, fanout.handle_pages))
+    await stack.enter_async_context(forgetting(stop, progress))
+    return stop
+
+
+@asynccontextmanager
+async def consuming(stop: Stop, consumer: Consumer, handle: Handler) -> AsyncGenerator[None]:
+    """Consumes meanwhile; leaving finishes the batch in hand and hands the rest to other replicas."""
+    task = asyncio.create_task(consumer.run(handle), name=consumer.durable)
+    stop.watch(task)
+    try:
+        yield
+    finally:
+        consumer.stop()
+        await asyncio.wait([task], timeout=STOP_SECONDS)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def forgetting(stop: Stop, progress: ProgressStore) -> AsyncGenerator[None]:
+    """Deletes what is known of deliveries of more than a week ago, a slice a minute and more while there is more."""
+    task = asyncio.create_task(_forget(progress), name="forgetting")
+    stop.watch(task)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _forget(progress: ProgressStore) -> None:
+    while True:
+        try:
+            gone = await progress.forget_old()
+        except errors.ServiceError:
+            gone = 0
+        await asyncio.sleep(FORGET_SECONDS if gone == 0 else 1.0)
+
+
+async def backlogs(consumers: Sequence[Consumer]) -> list[Backlog]:
+    """What waits for this worker and its replicas; raises Unavailable while NATS is away."""
+    found: list[Backlog] = []
+    for consumer in consumers:
+        try:
+            info = await consumer.info()
+        except NotFoundError:
+            continue  # no event was ever consumed
+        except (nats.errors.Error, OSError) as error:
+            raise errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, "NATS cannot be asked what waits") from error
+        found.append(Backlog(f"consumer.{consumer.durable}", (info.num_pending or 0) + (info.num_ack_pending or 0)))
+    return found
+
+
+if __name__ == "__main__":
+    process.run(main, "fanout")

@@ -1,0 +1,113 @@
+"""A home window made anew from the truth, in the request that needs it.
+
+The building sentinel goes in first, the truth is read after it, and the result is appended only if the sentinel is still
+there: a tweet committed meanwhile is in the read or is pushed onto the sentinel. One build per home at a time: within the
+process by sharing the task, across replicas by the sentinel.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from services.runtime import ids
+from services.runtime.call import Call
+from services.runtime.clock import Clock
+from services.runtime.rediscluster import RedisCluster
+from services.runtime.resp import pack
+from services.timeline import rules, window
+from services.timeline.facts import Facts
+from services.timeline.metrics import TimelineMetrics
+from services.timeline.truth import Truth
+from services.timeline.window import Sentinel, Window
+
+POLL_SECONDS = 0.02
+POLLS = 15
+"""A replica waits 0.3 s for another's build, then answers from the truth without keeping it."""
+BUILD_SECONDS = 5.0
+"""A build goes on when its reader leaves, but no longer than this."""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Rebuilder:
+    """Builds windows."""
+
+    def __init__(
+        self, redis: RedisCluster, truth: Truth, clock: Clock, metrics: TimelineMetrics, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._redis, self._truth, self._clock, self._metrics, self._sleep = redis, truth, clock, metrics, sleep
+        self._running: dict[int, asyncio.Task[Window]] = {}
+
+    async def window(self, call: Call, facts: Facts, wanting: int) -> Window:
+        """A window that serves these facts. `wanting`: nonce of the window that did not, 0 if there was none.
+
+        Raises CacheUnavailable when Redis is away, and the owners' errors.
+        """
+        task = self._running.get(facts.viewer_id)
+        if task is not None:
+            shared = await asyncio.shield(task)
+            if shared.sentinel.follow_revision >= facts.follow_revision:
+                return shared
+        task = asyncio.create_task(self._timed_build(call, facts, wanting))
+        self._running[facts.viewer_id] = task
+        task.add_done_callback(lambda done: self._finished(facts.viewer_id, done))
+        return await asyncio.shield(task)
+
+    def _finished(self, viewer_id: int, task: asyncio.Task[Window]) -> None:
+        if self._running.get(viewer_id) is task:
+            del self._running[viewer_id]
+        if not task.cancelled():
+            task.exception()  # marks it as seen: the reader may have left
+
+    async def _timed_build(self, call: Call, facts: Facts, wanting: int) -> Window:
+        background = Call.background(self._clock, BUILD_SECONDS, call.request_id, facts.viewer_id)
+        with self._metrics.rebuilt.time():
+            return await self._build(background, facts, wanting)
+
+    async def _build(self, call: Call, facts: Facts, wanting: int) -> Window:
+        nonce = random.getrandbits(31) | 1
+        building = Sentinel(False, nonce, facts.follow_revision, 0, 0, self._clock.now_ms())
+        other = await self._begin(facts, building, wanting)
+        if other is not None:
+            return other
+        built = await self.from_truth(call, facts, nonce)
+        await self._redis.script(
+            window.FINISH, window.key(facts.viewer_id), building.encode(), built.sentinel.encode(), window.LIFE_MS, *built.ids
+        )
+        return built
+
+    async def _begin(self, facts: Facts, building: Sentinel, wanting: int) -> Window | None:
+        """None once our sentinel stands; another builder's window if that came first; from the truth if it never comes."""
+        name = window.key(facts.viewer_id)
+        for _ in range(POLLS):
+            tail = await self._redis.script(
+                window.BEGIN, name, building.encode(), self._clock.now_ms(), wanting, window.BUILD_PATIENCE_MS,
+                facts.follow_revision, window.BUILD_PATIENCE_MS * 2)  # fmt: skip
+            if not isinstance(tail, bytes):
+                return None
+            sentinel = Sentinel.decode(tail)
+            if sentinel is not None and sentinel.ready:
+                found = await read_whole(self._redis, facts.viewer_id)
+                if found is not None and found.sentinel.ready:
+                    return found
+            await self._sleep(POLL_SECONDS)
+        return await self.from_truth(Call.background(self._clock, BUILD_SECONDS), facts, 0)
+
+    async def from_truth(self, call: Call, facts: Facts, nonce: int) -> Window:
+        """What the window should hold, read from the owners' primaries now."""
+        now_ms = self._clock.now_ms()
+        references = await self._truth.references(call, facts.sources, limit=window.CAPACITY)
+        floor = references[-1].tweet_id - 1 if len(references) >= window.CAPACITY else 0
+        shown = (item.tweet_id for item in references if rules.visible(facts.viewer_id, facts.followees, item))
+        built_id = ids.first_at(now_ms - window.LATENESS_MS)
+        return Window(tuple(shown), Sentinel(True, nonce, facts.follow_revision, built_id, floor, now_ms), whole=True)
+
+
+async def read_whole(redis: RedisCluster, user_id: int) -> Window | None:
+    """The window as it lies in Redis, all of it; None if there is none. Raises CacheUnavailable."""
+    name = window.key(user_id)
+    entries, tail = await redis.run(name, pack("LRANGE", name, 0, -1), pack("LINDEX", name, -1))
+    sentinel = Sentinel.decode(tail if isinstance(tail, bytes) else None)
+    if sentinel is None or not isinstance(entries, list):
+        return None
+    return window.parse([entry for entry in entries if isinstance(entry, bytes)], sentinel, len(entries) + 1)

@@ -1,0 +1,1 @@
+"""Services and the cluster runner on real backends."""

@@ -1,0 +1,87 @@
+"""The home window's parts that need no Redis: sentinel, parsing, candidates with floors."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runtime import ids
+from services.timeline import window
+from services.timeline.sources import Source, merge, of_window
+from services.timeline.window import LATENESS_MS, Sentinel, Window
+
+NOW = 1_800_000_000_000
+sentinels = st.builds(
+    Sentinel,
+    ready=st.booleans(),
+    nonce=st.integers(1, 2**31),
+    follow_revision=st.integers(0, 2**40),
+    built_id=st.integers(0, 2**62),
+    floor_id=st.integers(0, 2**62),
+    started_ms=st.integers(0, 2**42),
+)
+
+
+def ready(floor: int = 0, revision: int = 0, started_ms: int = NOW) -> Sentinel:
+    return Sentinel(True, 7, revision, 0, floor, started_ms)
+
+
+@given(sentinels)
+def test_a_sentinel_reads_back_as_written(sentinel: Sentinel) -> None:
+    assert Sentinel.decode(sentinel.encode()) == sentinel
+
+
+def test_a_missing_list_and_a_tail_that_is_no_sentinel_are_no_window() -> None:
+    assert Sentinel.decode(None) is None
+    assert Sentinel.decode(b"123") is None
+
+
+def test_a_window_serves_readers_up_to_the_revision_it_was_built_at() -> None:
+    assert ready(revision=5).serves(5, NOW)
+    assert not ready(revision=5).serves(6, NOW)
+    assert not Sentinel(False, 7, 9, 0, 0, NOW).serves(0, NOW), "it is still being built"
+    assert not ready(started_ms=NOW - window.REBUILD_AFTER_MS).serves(0, NOW)
+
+
+def test_a_build_is_believed_in_for_five_seconds() -> None:
+    building = Sentinel(False, 7, 0, 0, 0, NOW)
+    assert building.is_being_built(NOW + window.BUILD_PATIENCE_MS - 1)
+    assert not building.is_being_built(NOW + window.BUILD_PATIENCE_MS)
+
+
+def test_parsing_knows_whether_all_was_read() -> None:
+    tail = ready().encode()
+    assert window.parse([b"3", b"2", tail], ready(), 3) == Window((3, 2), ready(), whole=True)
+    assert window.parse([b"3", b"2"], ready(), 2) == Window((3, 2), ready(), whole=False)
+    assert window.parse([tail], ready(), 10) == Window((), ready(), whole=True)
+
+
+def test_a_whole_window_vouches_down_to_its_floor() -> None:
+    assert of_window(Window((9, 7, 9), ready(floor=4), whole=True)) == Source([7, 9], 4)
+
+
+def test_the_top_of_a_window_vouches_only_for_what_cannot_lie_deeper() -> None:
+    oldest = ids.first_at(NOW)
+    source = of_window(Window((oldest + 10, oldest), ready(floor=3), whole=False))
+    assert source.floor == oldest + ids.span(LATENESS_MS)
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(1, 60)), st.integers(0, 60)), max_size=5), st.integers(1, 70))
+def test_merged_sources_hold_what_all_of_them_vouch_for(parts: list[tuple[set[int], int]], ceiling: int) -> None:
+    stretch = merge([Source(sorted(numbers), floor) for numbers, floor in parts], ceiling)
+    highest = max((floor for _, floor in parts), default=0)
+    expected = {number for numbers, _ in parts for number in numbers if highest < number < ceiling}
+    assert stretch.floor == highest
+    assert stretch.ids == sorted(expected, reverse=True)
+
+
+@given(st.data())
+def test_entries_pushed_out_of_order_are_never_missed_above_the_floor(data: st.DataObject) -> None:
+    """A model of fan-out: entries are pushed up to LATENESS after their id's time; whatever lies above the floor of the
+    part that was read was read."""
+    times = data.draw(st.lists(st.integers(0, 60_000), min_size=1, max_size=60, unique=True))
+    delays = data.draw(st.lists(st.integers(0, LATENESS_MS), min_size=len(times), max_size=len(times)))
+    pushes = sorted(zip(times, delays, strict=True), key=lambda push: push[0] + push[1])
+    newest_first = [ids.first_at(NOW + time) for time, _ in reversed(pushes)]
+    asked = data.draw(st.integers(1, len(newest_first)))
+    top = Window(tuple(newest_first[:asked]), ready(), whole=False)
+    source = of_window(top)
+    assert [number for number in newest_first if number > source.floor and number not in source.ids] == []

@@ -16,7 +16,7 @@ down: ## Stop a cluster that was left running
 status: ## Ask every process for its health
 	@$(RUN) run chirp status $(ARGS)
 
-test: ## Run all tests on real servers that they start themselves (ARGS="unit", ARGS="-- -k name")
+test: lint ## Run lint, then all tests on real servers that they start themselves (ARGS="unit", ARGS="-- -k name")
 	@$(RUN) run chirp test $(ARGS)
 
 lint: ## Run ruff, the type checker and buf

@@ -2,14 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chirp.graph import v1 as graphpb
 from chirp.timeline import v1 as timelinepb
 from chirp.tweet import v1 as tweetpb
 from chirp.user import v1 as userpb
-
 from gateway.app import Application
 from gateway.backends import Backends
 from gateway.http import Listener
@@ -45,7 +44,7 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
 
 
 @asynccontextmanager
-async def serving(application: Application, config: Config) -> AsyncIterator[Listener]:
+async def serving(application: Application, config: Config) -> AsyncGenerator[Listener]:
     """The listener while the process lives. Stop: not ready, linger, no new connections, end streams, let calls end."""
     async with Listener(application, config.server.host, config.http_port) as listener:
         yield listener

@@ -1,21 +1,15 @@
-"""The REST shim as a bare ASGI application: finds the route, translates, calls, answers, counts.
+"""The REST shim as a bare ASGI application: finds the route, translates, calls, answers, counts."""
 
-A quick request is one task and no timer fires. One that takes longer than 25 ms is watched: if its client leaves, its task
-and with it the upstream call are cancelled, and a stopping process can cut it off.
-"""
-
-import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from chirp import errors
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
+from chirp import errors
 from gateway import cors, headers, intake, routes, status
 from gateway.backends import Backends
 from gateway.decode import Decoder
@@ -24,15 +18,14 @@ from gateway.exchange import JSON, ClientGone, Exchange, Message, Receive, Send
 from gateway.matcher import Match, MethodNotAllowed, NoRoute, UndecodablePath
 from gateway.routes import Route
 from gateway.status import ErrorWriter, Refusal
-from gateway.streams import StreamWriter, stopping
+from gateway.streams import StreamWriter
 from gateway.telemetry import HttpMetrics
 from gateway.transcode import Transcoder
+from gateway.watch import Watched
 from services.runtime.logs import Log
 from services.runtime.viewer import Authenticator
 
 BODY_LIMIT = 64 * 1024
-UNWATCHED = 0.025
-"""Seconds before anybody looks whether the client of a request is still there."""
 CLIENT_CLOSED_REQUEST = 499
 _PROBES = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -66,7 +59,7 @@ class Application:
         self._log = log
         self._errors = ErrorWriter(encoder)
         self._streams = StreamWriter(self._errors)
-        self._watched: dict[Exchange, bool] = {}
+        self._watched = Watched()
         self._probes = {"/healthz": self._alive, "/readyz": self._ready}
         self._routes = routes.table(services, lambda route: self._endpoint(route, Transcoder(route, decoder, encoder)))
         self.draining = False
@@ -84,13 +77,13 @@ class Application:
         try:
             await self._serve(exchange)
         except ClientGone:
-            exchange.status = CLIENT_CLOSED_REQUEST
+            exchange.code = CLIENT_CLOSED_REQUEST
         except (errors.ServiceError, Refusal) as error:
             await self._refuse(exchange, error)
         except Exception as error:
             await self._fault(exchange, error)
         finally:
-            self._metrics.observe(exchange.method, exchange.route, exchange.status, time.perf_counter() - began)
+            self._metrics.observe(exchange.method, exchange.route, exchange.code, time.perf_counter() - began)
 
     async def healthy(self) -> bool:
         """Whether the process wants requests."""
@@ -98,10 +91,7 @@ class Application:
 
     def cut_off(self, *, streams: bool) -> None:
         """Ends the streams, or all other requests, that are still in progress; their clients are told UNAVAILABLE."""
-        for exchange, is_stream in list(self._watched.items()):
-            if is_stream is streams and exchange.task:
-                exchange.cut_off = True
-                exchange.task.cancel()
+        self._watched.cut_off(streams=streams)
 
     async def _serve(self, exchange: Exchange) -> None:
         if exchange.path in self._probes or exchange.method == "OPTIONS":
@@ -114,7 +104,7 @@ class Application:
         inbound = headers.read(exchange.fields, exchange.request_id, self._authenticator, stream=route.streams)
         body = await intake.read(exchange, BODY_LIMIT, raw=transcoder.raw_request, json=route.takes_body)
         request = transcoder.request(match.captured, exchange.query, body, inbound.idempotency_key)
-        with self._watching(exchange, route.streams):
+        with self._watched.over(exchange, stream=route.streams):
             reply = match.value.call(request, timeout=inbound.timeout, metadata=inbound.metadata)
             if route.streams:
                 await self._streams.write(exchange, transcoder, reply)
@@ -135,22 +125,9 @@ class Application:
     async def _answer(self, exchange: Exchange, transcoder: Transcoder, encoded: bytes) -> None:
         if transcoder.raw_reply:
             body = transcoder.raw(encoded)
-            await exchange.answer(transcoder.route.success, body.content_type.encode("latin-1", "replace"), body.data)
+            await exchange.answer(transcoder.route.success, body.content_type.encode("ascii"), body.data)
         else:
             await exchange.answer(transcoder.route.success, JSON, transcoder.reply(encoded))
-
-    @contextlib.contextmanager
-    def _watching(self, exchange: Exchange, stream: bool) -> Any:
-        loop = asyncio.get_running_loop()
-        watch = _Watch(exchange, self._watched, stream)
-        timer = loop.call_later(0 if stream else UNWATCHED, watch.begin, asyncio.current_task())
-        try:
-            yield
-        except asyncio.CancelledError:
-            raise _cancelled(exchange) from None
-        finally:
-            timer.cancel()
-            watch.end()
 
     async def _refuse(self, exchange: Exchange, error: errors.ServiceError | Refusal) -> None:
         code, more, body = self._errors.answer(error)
@@ -190,36 +167,3 @@ class Application:
             return 503, {"status": "stopping"}
         unreachable = await self._backends.unreachable()
         return (503, {"status": "unreachable", "peers": unreachable}) if unreachable else (200, {"status": "ready"})
-
-
-class _Watch:
-    """Cancels a request's task when its client leaves."""
-
-    __slots__ = ("_exchange", "_register", "_stream", "_watcher")
-
-    def __init__(self, exchange: Exchange, register: dict[Exchange, bool], stream: bool) -> None:
-        self._exchange, self._register, self._stream = exchange, register, stream
-        self._watcher: asyncio.Task[None] | None = None
-
-    def begin(self, task: asyncio.Task[Any]) -> None:
-        self._exchange.task = task
-        self._register[self._exchange] = self._stream
-        self._watcher = asyncio.get_running_loop().create_task(self._wait(task))
-
-    def end(self) -> None:
-        if self._watcher:
-            self._watcher.cancel()
-            del self._register[self._exchange]
-
-    async def _wait(self, task: asyncio.Task[Any]) -> None:
-        await self._exchange.disconnected()
-        task.cancel()
-
-
-def _cancelled(exchange: Exchange) -> BaseException:
-    """What a cancellation of the request's task means: ours, and then it goes no further, or somebody else's."""
-    if not (exchange.gone or exchange.cut_off):
-        return asyncio.CancelledError()
-    if exchange.task:
-        exchange.task.uncancel()
-    return ClientGone() if exchange.gone else stopping()

@@ -50,9 +50,7 @@ class Backends:
             opened.get_state(try_to_connect=True)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.aclose()
 
     def unary(self, service: str, rpc: str) -> Unary:

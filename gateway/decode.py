@@ -140,7 +140,7 @@ class Decoder:
         return _well_known(message) if message.full_name in fields.AS_TEXT else self.message
 
     def _message(self, field: FieldDescriptor) -> Fill:
-        read, name = self._reader(field.message_type), field.name
+        read, name = self._reader(fields.message_of(field)), field.name
 
         def fill(message: Any, value: Any, path: str) -> None:
             target = getattr(message, name)
@@ -150,7 +150,7 @@ class Decoder:
         return fill
 
     def _messages(self, field: FieldDescriptor) -> Fill:
-        read, name, null_fits = self._reader(field.message_type), field.name, _means_something_by_null(field)
+        read, name, null_fits = self._reader(fields.message_of(field)), field.name, _means_something_by_null(field)
 
         def fill(message: Any, value: Any, path: str) -> None:
             add = getattr(message, name).add
@@ -163,9 +163,9 @@ class Decoder:
         return fill
 
     def _map(self, field: FieldDescriptor) -> Fill:
-        entry = field.message_type.fields_by_name
-        read_key, put = scalars.from_text(entry["key"]), self._map_value(entry["value"])
-        if entry["key"].cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        key_type, value_type = fields.map_types(field)
+        read_key, put = scalars.from_text(key_type), self._map_value(value_type)
+        if key_type.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             read_key = _bool_key
 
         def fill(message: Any, value: Any, path: str) -> None:
@@ -185,7 +185,7 @@ class Decoder:
     def _map_value(self, field: FieldDescriptor) -> Callable[[Any, Any, Any, str], None]:
         null_fits = _means_something_by_null(field)
         if fields.is_message(field):
-            read = self._reader(field.message_type)
+            read = self._reader(fields.message_of(field))
 
             def put_message(target: Any, key: Any, value: Any, path: str) -> None:
                 if value is None and not null_fits:
@@ -234,9 +234,9 @@ def mask_paths(message: Descriptor, value: dict[str, Any], prefix: str = "") -> 
     names, paths = fields.by_either_name(message), list[str]()
     for name, item in value.items():
         field = names[name]
-        inside = type(item) is dict and item and not field.is_repeated and field.message_type.full_name not in fields.SPECIAL
+        inside = type(item) is dict and item and not field.is_repeated and fields.type_name(field) not in fields.SPECIAL
         path = prefix + field.name
-        paths += mask_paths(field.message_type, item, path + ".") if inside else [path]
+        paths += mask_paths(fields.message_of(field), item, path + ".") if inside else [path]
     return sorted(paths)
 
 
@@ -254,9 +254,7 @@ def _claim_oneof(slot: _Slot, taken: set[str], path: str) -> None:
 
 
 def _means_something_by_null(field: FieldDescriptor) -> bool:
-    if fields.is_message(field):
-        return field.message_type.full_name == fields.VALUE
-    return field.enum_type is not None and field.enum_type.full_name == fields.NULL_VALUE
+    return fields.type_name(field) in (fields.VALUE, fields.NULL_VALUE)
 
 
 def _convert(convert: scalars.Convert, value: Any, path: str) -> Any:

@@ -28,10 +28,10 @@ _UNWRAPPED = "value.value"
 
 
 class Encoder:
-    """Compiles a writer per message type and keeps it. `pool` is where Any looks for its types."""
+    """Compiles a writer per message type and keeps it. Any looks for its types in `pool`, then among the imported ones."""
 
     def __init__(self, pool: descriptor_pool.DescriptorPool | None = None) -> None:
-        self._pool = pool or descriptor_pool.Default()
+        self._pools = (pool, descriptor_pool.Default()) if pool else (descriptor_pool.Default(),)
         self._names: dict[Any, str] = {}
         self._scope: dict[str, Any] = {
             "double": _double,
@@ -47,10 +47,7 @@ class Encoder:
     def to_bytes(self, message: Descriptor, field: FieldDescriptor | None = None) -> Callable[[Any], bytes]:
         """The function that turns a message of this type, or only its `field`, into JSON text."""
         dumps = orjson.dumps
-        if field is None:
-            write = self.to_json(message)
-        else:
-            write = self._compile(f"lambda m: {self._all(field, _attribute(field))}")
+        write = self._compile(f"lambda m: {self._all(field, _attribute(field))}") if field else self.to_json(message)
         return lambda value: dumps(write(value))
 
     def _writer(self, message: Descriptor) -> str:
@@ -92,7 +89,7 @@ class Encoder:
     def _all(self, field: FieldDescriptor, value: str) -> str:
         """Source of the JSON of a whole field."""
         if fields.is_map(field):
-            key, item = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+            key, item = fields.map_types(field)
             return f"{{{_key(key)}: {self._one(item, 'v')} for k, v in {value}.items()}}"
         if field.is_repeated:
             one = self._one(field, "v")
@@ -103,11 +100,11 @@ class Encoder:
         """Source of the JSON of one value of a field."""
         kind = field.cpp_type
         if fields.is_message(field):
-            return f"{self._writer(field.message_type)}({value})"
+            return f"{self._writer(fields.message_of(field))}({value})"
         if kind in _AS_STRING:
             return f"str({value})"
         if kind == FieldDescriptor.CPPTYPE_ENUM:
-            return f"{self._enum(field.enum_type)}[{value}]"
+            return f"{self._enum(fields.enum_of(field))}[{value}]"
         if kind == FieldDescriptor.CPPTYPE_DOUBLE:
             return f"double({value})"
         if kind == FieldDescriptor.CPPTYPE_FLOAT:
@@ -135,11 +132,14 @@ class Encoder:
         return {"@type": message.type_url} | ({"value": body} if special else body)
 
     def _unpacked(self, message: Any) -> Any:
-        try:
-            found = self._pool.FindMessageTypeByName(message.type_url.rpartition("/")[2])
-            return message_factory.GetMessageClass(found).FromString(message.value)
-        except (KeyError, DecodeError):
-            return None
+        name = message.type_url.rpartition("/")[2]
+        for pool in self._pools:
+            try:
+                found = pool.FindMessageTypeByName(name)
+                return message_factory.GetMessageClass(found).FromString(message.value)
+            except (KeyError, DecodeError):
+                continue
+        return None
 
 
 class _EnumNames(dict[int, str | int | None]):
@@ -185,7 +185,7 @@ def _single(value: float) -> float | str:
         short = float(f"{value:.{digits}g}")
         if struct.pack("<f", short) == struct.pack("<f", value):
             return short
-    return value
+    return float(f"{value:.9g}")
 
 
 def _not_finite(value: float) -> str:

@@ -1,6 +1,5 @@
 """One HTTP request and its answer on the bare ASGI interface: what was asked, what is known of it, and how the answer leaves."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,11 +19,11 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """A request in progress. `route` and `status` are what it is counted under."""
+    """A request in progress. `route` and `code` are what it is counted under."""
 
     __slots__ = (
-        "_receive", "_send", "cut_off", "fields", "gone", "head", "method", "path", "query", "request_id", "route",
-        "started", "status", "task",
+        "_receive", "_send", "code", "cut_off", "fields", "gone", "head", "method", "path", "query", "request_id", "route",
+        "started",
     )  # fmt: skip
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -35,14 +34,12 @@ class Exchange:
         self.request_id = headers.request_id(self.fields)
         self.head = self.method == "HEAD"
         self.route = UNMATCHED
-        self.status = 0
+        self.code = 0
         """0 until an answer was begun."""
         self.started = False
         self.gone = False
         self.cut_off = False
         """Whether the process is stopping and cancelled what served this request."""
-        self.task: asyncio.Task[Any] | None = None
-        """Serves this request, once it is worth to be watched."""
         self._receive = receive
         self._send = send
 
@@ -90,5 +87,5 @@ class Exchange:
             out += cors.ANSWER
         if b"traceparent" in self.fields:
             out.append((b"traceparent", self.fields[b"traceparent"]))
-        self.status, self.started = code, True
+        self.code, self.started = code, True
         await self._send({"type": "http.response.start", "status": code, "headers": out})

@@ -1,6 +1,9 @@
 """Questions about protobuf fields that routes, query strings and JSON all ask."""
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
@@ -12,8 +15,7 @@ LIST_VALUE = "google.protobuf.ListValue"
 NULL_VALUE = "google.protobuf.NullValue"
 HTTP_BODY = "google.api.HttpBody"
 WRAPPERS = frozenset(
-    f"google.protobuf.{kind}Value"
-    for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
+    f"google.protobuf.{kind}Value" for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 )
 AS_TEXT = WRAPPERS | {TIMESTAMP, DURATION, FIELD_MASK, STRUCT, VALUE, LIST_VALUE}
 """Messages that one text can set, so that a path or query can carry them."""
@@ -25,9 +27,41 @@ class UnknownField(ValueError):
     """A field path that leads nowhere; says which part."""
 
 
+def descriptor(message: type[Message]) -> Descriptor:
+    """The descriptor of a generated or made class."""
+    found: Any = message.DESCRIPTOR
+    return found
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """The type of a field whose values are messages; TypeError for any other."""
+    if field.message_type is None:
+        raise TypeError(f"{field.full_name} is not a message")
+    return field.message_type
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """The type of a field whose values are enums; TypeError for any other."""
+    if field.enum_type is None:
+        raise TypeError(f"{field.full_name} is not an enum")
+    return field.enum_type
+
+
+def type_name(field: FieldDescriptor) -> str:
+    """Full name of the message or enum that the field's values are; empty for scalars."""
+    kind = field.message_type or field.enum_type
+    return kind.full_name if kind else ""
+
+
+def map_types(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor]:
+    """Key and value of a map field."""
+    entry = message_of(field).fields_by_name
+    return entry["key"], entry["value"]
+
+
 def is_map(field: FieldDescriptor) -> bool:
     """Whether the field is declared as map<...>."""
-    return field.is_repeated and is_message(field) and field.message_type.GetOptions().map_entry
+    return field.is_repeated and is_message(field) and message_of(field).GetOptions().map_entry
 
 
 def is_message(field: FieldDescriptor) -> bool:
@@ -37,7 +71,7 @@ def is_message(field: FieldDescriptor) -> bool:
 
 def is_text(field: FieldDescriptor) -> bool:
     """Whether one text can set the field, or an element of it."""
-    return not is_message(field) or field.message_type.full_name in AS_TEXT
+    return not is_message(field) or type_name(field) in AS_TEXT
 
 
 def by_either_name(message: Descriptor) -> dict[str, FieldDescriptor]:
@@ -65,5 +99,5 @@ def resolve(message: Descriptor, path: tuple[str, ...]) -> tuple[FieldDescriptor
         if position < len(path) - 1:
             if field.is_repeated or not is_message(field):
                 raise UnknownField(f"{field.full_name} is not a single message, so {'.'.join(path)!r} leads nowhere")
-            message = field.message_type
+            message = message_of(field)
     return tuple(found)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from chirp import errors
 from chirp.errors import v1 as errorspb
-
 from gateway import status
 from services.runtime.call import LONGEST_REQUEST_ID, REQUEST_ID_KEY, VIEWER_KEY
 from services.runtime.viewer import Authenticator

@@ -27,7 +27,7 @@ def put_text(field: FieldDescriptor) -> Put:
     """How one text sets a field, or is appended to it if it is repeated. The field must be `fields.is_text`."""
     name = field.name
     if fields.is_message(field):
-        return _put_message(name, field.is_repeated, _read_text(field.message_type))
+        return _put_message(name, field.is_repeated, _read_text(fields.message_of(field)))
     convert = scalars.from_text(field)
     if field.is_repeated:
         return lambda message, text: getattr(message, name).append(convert(text))
@@ -146,9 +146,9 @@ def _walk(message: Descriptor, names: list[str], whole: str) -> list[FieldDescri
             raise _unknown(whole)
         found.append(field)
         if position < len(names) - 1:
-            if not fields.is_message(field) or field.is_repeated or field.message_type.full_name in fields.SPECIAL:
+            if not fields.is_message(field) or field.is_repeated or fields.type_name(field) in fields.SPECIAL:
                 raise _unknown(whole)
-            message = field.message_type
+            message = fields.message_of(field)
     return found
 
 
@@ -164,16 +164,15 @@ def _oneofs(found: list[FieldDescriptor]) -> tuple[tuple[str, str], ...]:
 
 
 def _map_entry(field: FieldDescriptor, key_text: str, path: str) -> Put:
-    entry = field.message_type.fields_by_name
-    value = entry["value"]
+    key_type, value = fields.map_types(field)
     if not fields.is_text(value):
         raise WrongValue(path, "is not a query parameter: its values are messages")
     try:
-        key = scalars.from_text(entry["key"])(key_text)
+        key = scalars.from_text(key_type)(key_text)
     except ValueError as error:
         raise WrongValue(f"{path}[{shown(key_text)}]", f"has a key that {error}") from None
     if fields.is_message(value):
-        read = _read_text(value.message_type)
+        read = _read_text(fields.message_of(value))
         return lambda message, text: read(getattr(message, field.name)[key], text)
     convert = scalars.from_text(value)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from chirp.options import v1 as optionspb
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from chirp.options import v1 as optionspb
 from gateway import fields, template
 from gateway.matcher import ANY_METHOD, DuplicateRoute, Matcher
 from gateway.template import Template

@@ -37,7 +37,7 @@ def from_text(field: FieldDescriptor) -> Convert:
     if kind in _BOUNDS:
         return _integer_text(*_BOUNDS[kind])
     if kind == FieldDescriptor.CPPTYPE_ENUM:
-        return _enum_text(field.enum_type)
+        return _enum_text(fields.enum_of(field))
     if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return _float_text(single=kind == FieldDescriptor.CPPTYPE_FLOAT)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
@@ -51,7 +51,7 @@ def from_json(field: FieldDescriptor) -> Convert:
     if kind in _BOUNDS:
         return _integer_json(*_BOUNDS[kind])
     if kind == FieldDescriptor.CPPTYPE_ENUM:
-        return _enum_json(field.enum_type)
+        return _enum_json(fields.enum_of(field))
     if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return _float_json(single=kind == FieldDescriptor.CPPTYPE_FLOAT)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
@@ -181,10 +181,7 @@ def _enum_json(enum: EnumDescriptor) -> Convert:
     read_number = _integer_json(*_BOUNDS[FieldDescriptor.CPPTYPE_INT32])
 
     def convert(value: Any) -> int:
-        if type(value) is str:
-            number = numbers.get(value)
-        else:
-            number = None if isinstance(value, bool) else read_number(value)
+        number = numbers.get(value) if type(value) is str else read_number(value)
         if number is None or (enum.is_closed and number not in known):
             raise ValueError(f"must be one of {', '.join(numbers)}")
         return number

@@ -1,18 +1,18 @@
 """Errors as HTTP: the one table of gRPC codes to statuses, and the one shape of an error body.
 
-    {"code": 5, "message": "tweet 12 does not exist", "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", …}]}
+{"code": 5, "message": "tweet 12 does not exist", "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", …}]}
 """
 
 import math
 from typing import Any
 
 import orjson
-from chirp import errors
-from chirp.errors import v1 as errorspb
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 from grpc import StatusCode
 
+from chirp import errors
+from chirp.errors import v1 as errorspb
 from gateway.encode import Encoder
 from gateway.matcher import ANY_METHOD
 
@@ -82,6 +82,17 @@ def body_too_slow(seconds: float) -> Refusal:
 def headers_too_large(limit: int) -> Refusal:
     """431."""
     return Refusal(431, malformed(f"Grpc-Metadata-* headers have at most {limit} bytes together"))
+
+
+def head_too_large(limit: int) -> Refusal:
+    """431, for the whole head."""
+    return Refusal(431, malformed(f"request line and headers have at most {limit} bytes"))
+
+
+def head_too_slow(seconds: float) -> Refusal:
+    """408: the head did not arrive."""
+    text = f"the request did not arrive within {seconds:g} seconds"
+    return Refusal(408, errors.DeadlineExceeded(errorspb.ERROR_REASON_DEADLINE_EXCEEDED, text))
 
 
 def media_type(problem: str) -> Refusal:

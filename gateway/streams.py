@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
-from chirp import errors
-from chirp.errors import v1 as errorspb
 
+from chirp import errors
 from gateway.exchange import Exchange
 from gateway.status import ErrorWriter
 from gateway.transcode import Transcoder
+from gateway.watch import stopping
 
 NDJSON = b"application/x-ndjson"
 PATIENCE = 0.25
@@ -35,10 +35,10 @@ class StreamWriter:
             if close:
                 stack.push_async_callback(close)
             first = await self._first(exchange, transcoder, replies)
-            if exchange.head:
-                await exchange.end()
-                return
-            await self._all(exchange, transcoder, first, replies)
+            if not exchange.head:
+                await self._all(exchange, transcoder, first, replies)
+        # Last of all: once the answer is complete, the listener says that the client is gone.
+        await exchange.end()
 
     async def _first(self, exchange: Exchange, transcoder: Transcoder, replies: AsyncIterator[bytes]) -> list[bytes]:
         """Begins the answer, and returns the first message, or nothing if there is none at all."""
@@ -56,7 +56,7 @@ class StreamWriter:
         if not exchange.started:
             content_type = NDJSON
             if transcoder.raw_reply:
-                content_type = transcoder.raw(first[0]).content_type.encode("latin-1", "replace") if first else b""
+                content_type = transcoder.raw(first[0]).content_type.encode("ascii") if first else b""
             await exchange.begin(transcoder.route.success, content_type)
         return first
 
@@ -69,9 +69,7 @@ class StreamWriter:
             await self._fail(exchange, error)
             return []
 
-    async def _all(
-        self, exchange: Exchange, transcoder: Transcoder, first: list[bytes], replies: AsyncIterator[bytes]
-    ) -> None:
+    async def _all(self, exchange: Exchange, transcoder: Transcoder, first: list[bytes], replies: AsyncIterator[bytes]) -> None:
         try:
             for message in first:
                 await exchange.part(_line(transcoder, message))
@@ -83,15 +81,9 @@ class StreamWriter:
             if not exchange.cut_off or exchange.gone:
                 raise
             await self._fail(exchange, stopping())
-        await exchange.end()
 
     async def _fail(self, exchange: Exchange, error: errors.ServiceError) -> None:
         await exchange.part(orjson.dumps({"error": self._errors.body(error)}) + b"\n")
-
-
-def stopping() -> errors.Unavailable:
-    """What clients are told whose request the stopping process cuts off."""
-    return errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, "the gateway is stopping", retry_after=1)
 
 
 async def _next(replies: AsyncIterator[bytes]) -> list[bytes]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from chirp import errors
-from chirp.errors import v1 as errorspb
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from chirp import errors
+from chirp.errors import v1 as errorspb
 from gateway import decode, fields
 from gateway.decode import Decoder, MalformedJson, WrongValue
 from gateway.encode import Encoder
@@ -36,15 +36,18 @@ class Transcoder:
         self.route = route
         self._decoder = decoder
         self._request = route.request
+        asked, answered = fields.descriptor(route.request), fields.descriptor(route.response)
         self._put_path = tuple(_path_setter(each) for each in route.variables)
-        self._query = QueryReader(self._request.DESCRIPTOR, _taken(route), closed=route.whole_body)
-        self._request_id = _text_field(self._request.DESCRIPTOR, "request_id")
+        self._query = QueryReader(asked, _taken(route), closed=route.whole_body)
+        self._request_id = _text_field(asked, "request_id")
         self._mask = _mask_to_fill(route)
         self._fill = decoder.field(route.body) if route.body else None
         self._parse_reply = route.response.FromString
-        self._to_json = encoder.to_bytes(route.response.DESCRIPTOR, route.response_body)
-        self.raw_request = _is_http_body(route.body.message_type if route.body else self._body_type())
-        self.raw_reply = _is_http_body(_reply_type(route))
+        self._to_json = encoder.to_bytes(answered, route.response_body)
+        self.raw_request = _is_http_body(route.body, asked if route.whole_body else None)
+        """Whether the HTTP body is passed on as it is, of whatever type."""
+        self.raw_reply = _is_http_body(route.response_body, answered)
+        """Whether the reply is an HTTP body as it is; see `raw`."""
 
     def request(self, captured: tuple[str, ...], query: bytes, body: Body, idempotency_key: str = "") -> bytes:
         """The encoded request message; raises InvalidArgument."""
@@ -72,10 +75,9 @@ class Transcoder:
         message: Any = self._parse_reply(encoded)
         if self.route.response_body:
             message = getattr(message, self.route.response_body.name)
-        return Body(message.content_type or "application/octet-stream", message.data)
-
-    def _body_type(self) -> Descriptor | None:
-        return self._request.DESCRIPTOR if self.route.whole_body else None
+        kind = message.content_type
+        usable = kind and kind.isascii() and kind.isprintable()
+        return Body(kind if usable else "application/octet-stream", message.data)
 
     def _read_body(self, message: Any, body: Body) -> None:
         if self.raw_request:
@@ -93,7 +95,7 @@ class Transcoder:
             return
         self._fill(message, value, self.route.body.name)
         if self._mask and type(value) is dict:
-            getattr(message, self._mask).paths[:] = decode.mask_paths(self.route.body.message_type, value)
+            getattr(message, self._mask).paths[:] = decode.mask_paths(fields.message_of(self.route.body), value)
 
 
 def wrong_value(error: WrongValue) -> errors.InvalidArgument:
@@ -135,8 +137,8 @@ def _mask_to_fill(route: Route) -> str | None:
         return None
     masks = [
         field.name
-        for field in route.request.DESCRIPTOR.fields
-        if fields.is_message(field) and field.message_type.full_name == fields.FIELD_MASK and not field.is_repeated
+        for field in fields.descriptor(route.request).fields
+        if fields.type_name(field) == fields.FIELD_MASK and not field.is_repeated
     ]
     return masks[0] if len(masks) == 1 else None
 
@@ -148,12 +150,8 @@ def _agree(message: Any, key: str) -> None:
     message.request_id = key
 
 
-def _reply_type(route: Route) -> Descriptor | None:
-    field = route.response_body
-    if field is None:
-        return route.response.DESCRIPTOR
-    return None if field.is_repeated else field.message_type
-
-
-def _is_http_body(message: Descriptor | None) -> bool:
-    return message is not None and message.full_name == fields.HTTP_BODY
+def _is_http_body(field: FieldDescriptor | None, whole: Descriptor | None) -> bool:
+    """Whether the field, or else the whole message, is a google.api.HttpBody."""
+    if field is not None:
+        return not field.is_repeated and fields.type_name(field) == fields.HTTP_BODY
+    return whole is not None and whole.full_name == fields.HTTP_BODY

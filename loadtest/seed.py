@@ -50,7 +50,7 @@ def seed(
     text_file: Annotated[
         Path | None, typer.Option("--texts", help="Texts, the first column of a TSV. Default: made-up ones.")
     ] = None,
-    tweets: Annotated[int, typer.Option(help="Tweets to post; default 20 a user, 100,000 at most.", min=0)] = -1,
+    tweets: Annotated[int | None, typer.Option(help="Tweets to post; default 20 a user, 100,000 at most.", min=0)] = None,
     users: Annotated[int, typer.Option(help="Users of the made-up graph.", min=2)] = 500,
     celebrities: Annotated[int, typer.Option(help="Users of the made-up graph whom nearly everybody follows.", min=0)] = 3,
     number: Annotated[int, typer.Option("--seed", help="Another number makes other tweets.", min=1)] = 1,
@@ -64,7 +64,7 @@ def seed(
     print(jsonlib.dumps(report) if json else _sentence(report))
 
 
-def _world(graph: Path | None, text_file: Path | None, tweets: int, users: int, celebrities: int, seed: int) -> World:
+def _world(graph: Path | None, text_file: Path | None, tweets: int | None, users: int, celebrities: int, seed: int) -> World:
     for path in (graph, text_file):
         if path is not None and not path.is_file():
             target.fail(f"{path} is not a file")
@@ -73,7 +73,7 @@ def _world(graph: Path | None, text_file: Path | None, tweets: int, users: int, 
     except GraphError as error:
         target.fail(str(error))
     prefix = "u" if graph is None else "n" + hashlib.sha256(graph.name.encode()).hexdigest()[:4]
-    count = tweets if tweets >= 0 else min(100_000, 20 * len(read.nodes))
+    count = min(100_000, 20 * len(read.nodes)) if tweets is None else tweets
     return World(read, texts.read(text_file) if text_file else texts.made_up(), count, prefix, seed)
 
 

@@ -8,12 +8,10 @@ from typing import NoReturn
 import typer
 
 from services.cluster import settings
-from services.cluster.state import Phase, StateFolder
+from services.cluster.state import Phase, Record, StateFolder
 from services.runtime import channel
 from services.runtime.channel import Channel
 from services.runtime.metrics import Metrics
-
-PEERS = ("id", "user", "graph", "tweet", "timeline", "fanout", "relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,11 @@ def find() -> Target:
     record = StateFolder(chosen.state).read()
     if record is None or record.phase is not Phase.UP:
         fail(f"no cluster runs on {chosen.state}: start one with `chirp up`")
+    return of(record)
+
+
+def of(record: Record) -> Target:
+    """The addresses that a running cluster has left."""
     replicas: dict[str, list[str]] = {}
     for process in record.processes:
         replicas.setdefault(process.name.partition("-")[0], []).append(process.address)

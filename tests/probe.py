@@ -1,4 +1,7 @@
-"""A service made for testing the runtime: every kind of RPC, every policy, every field rule. Compiled by protoc when first asked for."""
+"""A service made for testing the runtime: every kind of RPC, every policy, every field rule.
+
+Compiled by protoc when first asked for.
+"""
 
 import functools
 import importlib

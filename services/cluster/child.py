@@ -15,7 +15,7 @@ from typing import Protocol
 
 from services.cluster import logfiles, ports
 from services.cluster.confinement import launch_command
-from services.cluster.program import ClusterError, Program
+from services.cluster.program import ClusterError, Port, Program
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 10.0
@@ -26,6 +26,9 @@ START_ATTEMPTS = 3
 # sysexits.h EX_CONFIG: the process refuses its configuration, so starting it again cannot help.
 CONFIGURATION_ERROR = 78
 PROBE_INTERVAL = 0.05
+# A listener stays, but a connection that was given one of our ports goes, and the kernel keeps a closed one for a minute.
+PORT_PATIENCE = 65.0
+PORT_ADVICE = "stop that, or move all of chirp's ports with `chirp up --port-offset 1000`"
 
 
 class State(StrEnum):
@@ -73,6 +76,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._turn = asyncio.Event()
+        self._ports = ports.Reservation()
 
     @property
     def name(self) -> str:
@@ -84,10 +88,15 @@ class Child:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
+    async def reserve(self) -> None:
+        """Takes its ports, until `stop`; ClusterError names who has one of them."""
+        for port in self.program.ports:
+            await self._reserve_one(port)
+
     async def start(self) -> None:
         """Starts it and returns when it is healthy; ClusterError says why it cannot be."""
         if self._keeper is None:
-            self._check_ports()
+            await self.reserve()
             self._healthy_since = None
             self._become(State.STARTING)
             self._keeper = asyncio.create_task(self._keep_running(), name=f"keep {self.name}")
@@ -110,6 +119,7 @@ class Child:
                 await self._keeper
             self._keeper = None
         await self._end_process()
+        self._ports.release()
         self._become(State.STOPPED)
 
     def send(self, number: signal.Signals) -> None:
@@ -199,13 +209,18 @@ class Child:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
-    def _check_ports(self) -> None:
-        for port in self.program.ports:
-            if not ports.is_free(port.number):
-                raise ClusterError(
-                    f"port {port.number} ({self.name}, {port.purpose}) is taken by {ports.holder(port.number)}: "
-                    "stop that, or move all of chirp's ports with `chirp up --port-offset 1000`"
-                )
+    async def _reserve_one(self, port: Port) -> None:
+        deadline = time.monotonic() + PORT_PATIENCE
+        waiting = False
+        while not self._ports.hold(port.number):
+            taken = f"port {port.number} ({self.name}, {port.purpose}) is taken by"
+            listener = ports.listener(port.number)
+            if listener or time.monotonic() > deadline:
+                raise ClusterError(f"{taken} {listener or ports.holder(port.number)}: {PORT_ADVICE}")
+            if not waiting:
+                self._reporter.say(f"{taken} {ports.holder(port.number)}: waiting for it")
+                waiting = True
+            await asyncio.sleep(PROBE_INTERVAL)
 
     def _was_well(self) -> bool:
         return self._healthy_since is not None and time.monotonic() - self._healthy_since > FORGIVEN_AFTER

@@ -22,6 +22,8 @@ from services.runtime import migrations
 START_TIMEOUT = 60.0
 # The drain of a process is bounded by CHIRP_DRAIN_GRACE (10 s); what takes longer than this hangs.
 STOP_TIMEOUT = 20.0
+# One connection serves many questions, yet a process that ends is noticed.
+PROBE_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def _program(instance: Instance, running: Sequence[Instance], around: Backends, 
     return Program(
         name=instance.name,
         argv=(sys.executable, "-m", instance.process.module),
-        probe=lambda: is_healthy(instance),
+        probe=lambda: is_healthy(instance, PROBE_PATIENCE),
         env={**extra, **topology.environment(instance, running, around.addresses)},
         cwd=PROJECT,
         needs=topology.needs(instance, running),
@@ -84,11 +86,11 @@ def _ports(instance: Instance) -> list[Port]:
     return [door, Port(instance.metrics_port, "metrics")]
 
 
-async def is_healthy(instance: Instance) -> bool:
-    """What the process itself says: gRPC health, or /readyz of the gateway."""
+async def is_healthy(instance: Instance, patience: float = 0.0) -> bool:
+    """What the process itself says: gRPC health, asked again for up to `patience` seconds, or /readyz of the gateway."""
     if instance.http_port:
         return await probes.http_ok(instance.host, instance.http_port, "/readyz")
-    return await probes.grpc_serving(instance.address)
+    return await probes.grpc_serving(instance.address, patience)
 
 
 def _migrations(dsn: str) -> Step:

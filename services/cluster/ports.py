@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-from contextlib import closing
 
 import psutil
 
@@ -17,13 +16,49 @@ BUS_OFFSET = 10000
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on the port now."""
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        _bound(port, host).close()
+    except OSError:
+        return False
     return True
+
+
+def _bound(port: int, host: str = LOOPBACK) -> socket.socket:
+    """A socket that is bound and does not listen: servers, which all reuse addresses, can still bind beside it."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+class Reservation:
+    """Keeps ports for our children, running or not.
+
+    The gRPC ports lie where the kernel takes the ports of outgoing connections from: without this a connection of one
+    child can be given the port of another, which then cannot start, or not start again after a crash.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
+
+    def hold(self, port: int) -> bool:
+        """Takes the port; False when somebody else has it."""
+        if port not in self._held:
+            try:
+                self._held[port] = _bound(port)
+            except OSError:
+                return False
+        return True
+
+    def release(self) -> None:
+        """Gives all ports back."""
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
 
 
 class FreePorts:
@@ -44,17 +79,28 @@ class FreePorts:
         raise OSError(f"no free port between {FREE_RANGE.start} and {FREE_RANGE.stop}")
 
 
+def listener(port: int) -> str | None:
+    """Who listens on the port, as "name (pid 12)"; None when nobody does or the system does not tell us."""
+    return _owner(port, listening=True)
+
+
 def holder(port: int) -> str:
-    """Who listens on the port, as "name (pid 12)"; "another process" when the system does not tell us."""
+    """Who has the port: a listener, or somebody whose outgoing connection was given it."""
+    if owner := listener(port):
+        return owner
+    owner = _owner(port, listening=False)
+    return f"a connection of {owner}" if owner else "another user, or a connection closed a moment ago"
+
+
+def _owner(port: int, listening: bool) -> str | None:
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
-        return "another process"
-    for connection in connections:
-        local = connection.laddr
-        if local and local.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
-            return f"{_name(connection.pid)} (pid {connection.pid})"
-    return "another process"
+        return None
+    for each in connections:
+        if each.laddr and each.laddr.port == port and each.pid and (each.status == psutil.CONN_LISTEN) is listening:
+            return f"{_name(each.pid)} (pid {each.pid})"
+    return None
 
 
 def _name(pid: int) -> str:

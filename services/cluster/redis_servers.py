@@ -12,7 +12,7 @@ from typing import cast
 
 import hiredis
 
-from services.cluster import binaries
+from services.cluster import binaries, probes
 from services.cluster.ports import BUS_OFFSET, LOOPBACK
 from services.cluster.program import ClusterError, Port, Program, Step
 
@@ -139,7 +139,7 @@ async def command(node: Node, *words: str) -> Reply:
             writer.write(hiredis.pack_command(words))  # pyright: ignore[reportArgumentType]
             return await _reply(reader)
         finally:
-            writer.close()
+            probes.reset(writer)
 
 
 async def _reply(reader: asyncio.StreamReader) -> Reply:

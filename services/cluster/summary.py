@@ -23,7 +23,7 @@ COLORS = {
 def show(console: Console, record: Record) -> None:
     """Prints everything about a cluster that is up."""
     console.print(table(record.processes))
-    console.print(f"REST        {record.rest}   (API: {record.rest}/openapi.json)")
+    console.print(f"REST        {record.rest}")
     console.print(f"PostgreSQL  {record.postgres}", markup=False)
     console.print(f"Redis       {record.redis}")
     console.print(f"NATS        {record.nats}")

@@ -40,6 +40,10 @@ class Supervisor:
         """Starts everything, or what is wanted and what that needs; ClusterError says what failed, the rest runs on."""
         names = self._with_needs(self._units if wanted is None else wanted)
         self._log_keeper = self._log_keeper or asyncio.create_task(self._bound_logs())
+        # All ports before the first child: a taken one is told at once, and no child's connection can take another's.
+        for name in names:
+            if name in self.children:
+                await self.children[name].reserve()
         try:
             await _in_order(names, lambda name: self._units[name].needs, self._start_unit)
         except BaseExceptionGroup as problem:

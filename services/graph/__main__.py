@@ -43,7 +43,7 @@ async def _backends(stack: AsyncExitStack, config: Config, metrics: Metrics) -> 
         redis=await enter(RedisCluster.open(config.redis, metrics)),
         bell=Bell(nats, "graph"),
         settings=await enter(Settings(database, nats, (PULL_THRESHOLD, FOLLOW_LIMIT), metrics)),
-        users=userpb.UserServiceAsyncStub(peer),
+        users=userpb.UserServiceStub(peer),
         tokens=PageTokens(config.page_key),
     )
 

@@ -29,7 +29,7 @@ class Backends(NamedTuple):
     bell: Bell
     settings: Settings
     """Knows services.graph.limits."""
-    users: userpb.UserServiceAsyncStub
+    users: "userpb.UserServiceAsyncStub"
     tokens: PageTokens
 
 

@@ -1,21 +1,21 @@
 """What happened to the graph: the rows for the outbox and the counters."""
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from chirp.graph import v1 as graphpb
 from services.runtime.metrics import Metrics
 from services.runtime.outbox import Event, event
 
 
-def followed(follower_id: int, followee_id: int, revision: int, now_ms: int) -> Event:
-    """An edge was made; `now_ms` is unix time."""
-    message = graphpb.Followed(follower_id=follower_id, followee_id=followee_id, revision=revision)
-    message.occur_time.FromMilliseconds(now_ms)
+def followed(follower_id: int, followee_id: int, revision: int, now: Timestamp) -> Event:
+    """An edge was made."""
+    message = graphpb.Followed(follower_id=follower_id, followee_id=followee_id, revision=revision, occur_time=now)
     return event(f"graph.followed.{follower_id}", follower_id, message.SerializeToString())
 
 
-def unfollowed(follower_id: int, followee_id: int, revision: int, now_ms: int) -> Event:
+def unfollowed(follower_id: int, followee_id: int, revision: int, now: Timestamp) -> Event:
     """An edge was ended."""
-    message = graphpb.Unfollowed(follower_id=follower_id, followee_id=followee_id, revision=revision)
-    message.occur_time.FromMilliseconds(now_ms)
+    message = graphpb.Unfollowed(follower_id=follower_id, followee_id=followee_id, revision=revision, occur_time=now)
     return event(f"graph.unfollowed.{follower_id}", follower_id, message.SerializeToString())
 
 

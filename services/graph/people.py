@@ -19,7 +19,7 @@ ASKING = 1.0
 class People:
     """Asks the user service. That a user exists is remembered, that one does not is not."""
 
-    def __init__(self, users: userpb.UserServiceAsyncStub, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, users: "userpb.UserServiceAsyncStub", clock: Clock, metrics: Metrics) -> None:
         self._users, self._clock = users, clock
         self._known: dict[int, None] = {}
         self._questions = Coalescer[Sequence[int], Mapping[int, userpb.User]](self._ask, "graph.people", metrics)

@@ -12,8 +12,10 @@ from services.runtime.logs import Log
 
 LEASE_MS = 9_000
 """How long a process that vanished keeps its worker id from others."""
-AHEAD_MS = 6_000
-"""How far the mark is written ahead of the database's clock: one renewal may fail, and ids are no further ahead."""
+AHEAD_MS = LEASE_MS
+"""How far the mark is written ahead of the database's clock: renewals may fail for as long as the lease lasts, and a clock
+that runs ahead issues no id further ahead than that.
+"""
 MARGIN = 0.5
 """Seconds of the lease that are not used: far more than the clocks of two machines drift apart in nine seconds."""
 RENEWAL = LEASE_MS / 3_000

@@ -3,6 +3,7 @@
 from chirp import errors
 from chirp.errors import v1 as errorspb
 from chirp.options import v1 as optionspb
+from services.runtime.call import Call
 from services.runtime.methods import Method
 
 RETRY_AFTER = 0.25
@@ -37,7 +38,7 @@ class Gate:
         self._share = max(1, int(admission.total * SHARES[method.criticality])) if self._weight else admission.total + 1
         self.in_flight = 0
 
-    def enter(self) -> None:
+    def enter(self, call: Call) -> None:
         """Takes a call in; raises ResourceExhausted, with the time after which to come back, when there is no room."""
         admission = self._admission
         if self.in_flight >= self._limit or admission.in_flight >= self._share:
@@ -45,7 +46,7 @@ class Gate:
         self.in_flight += 1
         admission.in_flight += self._weight
 
-    def leave(self) -> None:
+    def leave(self, call: Call) -> None:
         """Gives the room back."""
         self.in_flight -= 1
         self._admission.in_flight -= self._weight

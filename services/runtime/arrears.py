@@ -1,4 +1,6 @@
-"""Commands that Redis owes us an answer to: sent again until it is reachable, so that a short outage leaves no mark unset."""
+"""Commands that Redis owes us an answer to: sent again until it is reachable, so that a short outage leaves no mark
+unset.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Scatter = Callable[[Sequence[tuple[Key, bytes]]], Awaitable[list[Answer]]]
 
 
 class Arrears:
-    """Sends commands again in the background. Each attempt is packed anew, for one whose reply was lost may have been done."""
+    """Sends commands again in the background. Each attempt is packed anew, for one whose reply was lost may have been
+    done.
+    """
 
     def __init__(self, scatter: Scatter, metrics: Metrics) -> None:
         self._scatter = scatter

@@ -16,8 +16,8 @@ from services.runtime.methods import DEFAULT_MAX_IN_FLIGHT, Kind, Method
 REQUEST_ID_KEY = "x-request-id"
 VIEWER_KEY = "x-user-id"
 HOP_COST = 0.020
-"""Seconds kept back from the peer, so that this process can still answer when the peer used up all it was given. (On the
-wire grpc rounds a second and more up by about as much; the caller's side still ends the call at the exact time.)
+"""Seconds kept back from the peer, so that this process can still answer when the peer used up all it was given. On the wire grpc
+may repeat a header it sent before that is up to 3 % longer; this side still ends the call at the exact time.
 """
 LONGEST_HOP = 5.0
 """Seconds allowed to a peer when the caller set no deadline."""
@@ -79,9 +79,7 @@ class Call:
         source: Source | None = None,
         started: float | None = None,
     ) -> None:
-        """`deadline` in seconds of the clock's monotonic(); what is not given is read from `source` when first asked
-        for.
-        """
+        """`deadline` in seconds of the clock's monotonic(); what is not given is read from `source` when first asked for."""
         self.method = method
         self.started = clock.monotonic() if started is None else started
         """When the call arrived, in seconds of the clock's monotonic()."""

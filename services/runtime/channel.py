@@ -189,15 +189,20 @@ def _service_error(cell: RpcCell, error: BaseException) -> errors.ServiceError:
     failure = errors.from_rpc_error(error)
     if failure.reason or failure.details:
         return failure
+    if isinstance(failure, errors.Cancelled):  # not by us: the server stopped before or under the call (its core says CANCELLED)
+        return errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, f"{_name(cell)} was ended by the server")
     # Made up by grpc on this side: its text names addresses, which are nobody's business further out.
     reason, text = _LOCAL.get(failure.code, (errorspb.ERROR_REASON_INTERNAL, "failed"))
-    return type(failure)(reason, f"{cell.method.service.rpartition('.')[2]}.{cell.method.name} {text}")
+    return type(failure)(reason, f"{_name(cell)} {text}")
+
+
+def _name(cell: RpcCell) -> str:
+    return f"{cell.method.service.rpartition('.')[2]}.{cell.method.name}"
 
 
 _LOCAL = {
     grpc.StatusCode.UNAVAILABLE: (errorspb.ERROR_REASON_UNAVAILABLE, "cannot be reached"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (errorspb.ERROR_REASON_DEADLINE_EXCEEDED, "did not answer in time"),
-    grpc.StatusCode.CANCELLED: (errorspb.ERROR_REASON_CANCELLED, "was cancelled"),
     grpc.StatusCode.UNIMPLEMENTED: (errorspb.ERROR_REASON_UNIMPLEMENTED, "is not served there"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         errorspb.ERROR_REASON_OVERLOADED,

@@ -216,9 +216,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a process was told. Addresses are asked for by `postgres`, `redis`, `nats` and `peer`, which insist on a
-    value.
-    """
+    """What a process was told. Addresses are asked for by `postgres`, `redis`, `nats` and `peer`, which insist on a value."""
 
     process: str
     server: ServerConfig
@@ -248,9 +246,7 @@ class Config:
         return self._needed(NATS)
 
     def peer(self, service: str) -> tuple[str, ...]:
-        """host:port of the replicas of a service ("id", "user", "graph", "tweet", "timeline"); what channel.connect
-        takes.
-        """
+        """host:port of the replicas of a service ("id", "user", "graph", "tweet", "timeline"); what channel.connect takes."""
         return self._needed(PEER_TARGETS[PEERS.index(service)])
 
     def _needed(self, variable: Variable[T]) -> T:

@@ -110,7 +110,11 @@ class Consumer:
         *,
         settings: Settings = DEFAULTS,
     ) -> None:
-        """`durable`: the name under which the server remembers what was acknowledged, such as "timeline-fanout"."""
+        """`durable`: the name under which the server remembers what was acknowledged, such as "timeline-fanout".
+
+        `subjects`: empty for all of the stream, which is much cheaper than naming them: to find the next message of several
+        filters the server searches all subjects of the stream, one or two per user.
+        """
         self._nats, self._stream, self.durable, self._subjects = nats, stream, durable, list(subjects)
         self._dead_letters, self._settings = dead_letters, settings
         self._in_hand: list[Message] = []
@@ -131,7 +135,7 @@ class Consumer:
             ack_wait=self._settings.ack_wait,
             max_deliver=-1,
             max_ack_pending=self._settings.max_ack_pending,
-            filter_subjects=self._subjects,
+            filter_subjects=self._subjects or None,
         )
 
     async def run(self, handle: Handler) -> None:

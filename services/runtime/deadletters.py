@@ -114,7 +114,9 @@ class DeadLetters:
         if not counted:
             raise _not_found(dead_letter_id)
         subject, payload, event_id, replays = counted[0]
-        (failure,) = await Publisher(self._nats).publish([Outgoing(subject, payload, f"{event_id}:replay{replays}")])
+        # An event may have several letters: of several consumers, or of replays that failed again.
+        message_id = f"{event_id}:replay{dead_letter_id}.{replays}"
+        (failure,) = await Publisher(self._nats).publish([Outgoing(subject, payload, message_id)])
         if failure:
             raise errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, f"not replayed: {failure}")
         await self._database.execute(

@@ -1,15 +1,16 @@
 """Fences: read-your-writes on any replica without asking a peer.
 
-A fence is a Redis string about one thing that readers cache: `graph:fence:{<user_id>}`, `tweet:fence:{<user_id>}`, `user:fence:{<user_id>}`.
-"p<nonce>" (pending) says that it is being changed, "v<nonce>" names a version. A writer replaces whatever is there by a pending mark before
-its COMMIT, and a version appears only where nothing is: so a copy tagged with the version now in the fence was read after every commit.
+A fence is a Redis string about one thing that readers cache: `graph:fence:{<user_id>}`, `tweet:fence:{<user_id>}`,
+`user:fence:{<user_id>}`. "p<nonce>" (pending) says that it is being changed, "v<nonce>" names a version. A writer
+replaces whatever is there by a pending mark before its COMMIT, and a version appears only where nothing is: so a
+copy tagged with the version now in the fence was read after every commit.
 
 A reader gets the fences with its window in one round trip (`fetch`) and asks `verdict`:
 - the version that its copy is tagged with: the copy is current;
 - another version: read the owner's primary, starting after the version was seen, and tag the copy with it;
 - MISSING: note the time, read the primary, `establish`, and tag the copy with the version if that gives one;
-- PENDING, or Redis did not answer: read the primary and keep no copy.
-Tagged copies are dropped with everything else when the notices are void (`notices.NoticeReader`): Redis lost its memory then.
+- PENDING, or Redis did not answer: read the primary and keep no copy. Tagged copies are dropped with everything
+  else when the notices are void (`notices.NoticeReader`): Redis lost its memory then.
 
 Only SET and SET NX are used: repetition does no harm.
 """
@@ -34,7 +35,9 @@ VERSION_MS: Final = 60_000
 SLOW_COMMIT: Final = 5.0
 """Seconds from the raising after which a COMMIT may have come too near to the end of the mark."""
 FRESH: Final = 1.0
-"""Seconds a reader may take from its start to the version; a mark outlives its COMMIT by much more, so the read came after it."""
+"""Seconds a reader may take from its start to the version; a mark outlives its COMMIT by much more, so the read came
+after it.
+"""
 
 
 class Unversioned(Enum):
@@ -69,12 +72,13 @@ class Fences:
         """The clock measures how long COMMITs and reads take."""
         again = redis.metrics.counter("chirp_fences_raised_again", "Fences raised again after COMMIT, by why.", ["why"])
         self._slow, self._gone = again.labels("slow"), again.labels("gone")
-        self._failed = redis.metrics.counter("chirp_fences_not_raised", "Fences that could not be raised when they should be.")
+        self._failed = redis.metrics.counter("chirp_fences_not_raised", "Fences that could not be raised at once.")
         self._redis, self._clock, self._nonces = redis, clock or SystemClock(), Nonces()
 
     async def raise_(self, keys: Iterable[str]) -> None:
-        """Marks the fences as pending for ten seconds. Where Redis does not answer it is counted and tried again in the background: the
-        write goes on, since Postgres alone decides its success."""
+        """Marks the fences as pending for ten seconds. Where Redis does not answer it is counted and tried again in
+        the background: the write goes on, since Postgres alone decides its success.
+        """
         wanted = list(dict.fromkeys(keys))
         answers = await self._redis.scatter([(key, self._mark(key)) for key in wanted])
         for key, answer in zip(wanted, answers, strict=True):
@@ -104,8 +108,10 @@ class Fences:
         return version.encode() if reply == b"OK" and self._clock.monotonic() - started < FRESH else None
 
     async def _confirm(self, keys: Sequence[str], elapsed: float) -> None:
-        """Raises fences again whose COMMIT was slow or whose mark is gone: Redis may have lost it before the COMMIT (flushed, evicted,
-        failed over), and a reader may have established a version meanwhile from what it read before."""
+        """Raises fences again whose COMMIT was slow or whose mark is gone: Redis may have lost it before the COMMIT
+        (flushed, evicted, failed over), and a reader may have established a version meanwhile from what it read
+        before.
+        """
         if elapsed > SLOW_COMMIT:
             self._slow.inc(len(keys))
             await self.raise_(keys)

@@ -14,8 +14,7 @@ from services.runtime.clock import Clock
 from services.runtime.guarded import Guarded
 
 LARGEST_STATUS = 4_096
-"""Bytes of an encoded status; with the text beside it, it has to fit into 8 KB of trailers, or the caller sees neither.
-"""
+"""Bytes of an encoded status; with the text beside it, it has to fit into 8 KB of trailers, or the caller sees neither."""
 LONGEST_MESSAGE = 1_024
 
 

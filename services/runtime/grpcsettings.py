@@ -16,9 +16,9 @@ SERVER_ARGUMENTS: tuple[tuple[str, int], ...] = (
     ("grpc.max_concurrent_streams", 10_000),  # per connection; admission refuses long before
     ("grpc.keepalive_time_ms", 20_000),  # finds peers that vanished while a stream is open
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.keepalive_permit_without_calls", 1),  # without, the pings of a client that has no call in progress count as strikes
     (
-        "grpc.http2.min_recv_ping_interval_without_data_ms",
+        "grpc.http2.min_ping_interval_without_data_ms",
         5_000,
     ),  # our clients ping every 10 s; the default of 5 min drops them
     ("grpc.http2.max_ping_strikes", 2),
@@ -58,9 +58,7 @@ RETRY_POLICY = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 RETRY_THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
-"""Half of the tokens gone (five failures, or ten calls of which one in ten fails) and nothing is retried: no retry
-storm.
-"""
+"""Half of the tokens gone (five failures, or ten calls of which one in ten fails) and nothing is retried: no retry storm."""
 
 
 def service_config(retried: Iterable[Method]) -> dict[str, Any]:

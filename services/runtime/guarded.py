@@ -29,8 +29,8 @@ class Guarded:
         self._enter = tuple(each.enter for each in hooks if each.enter)
         self._received = tuple(each.received for each in hooks if each.received)
         self._sent = tuple(each.sent for each in hooks if each.sent)
-        self._leave = tuple(each.leave for each in reversed(hooks) if each.leave)
-        self._leave_early = _leave_by_depth(hooks)
+        self._done = tuple(each.done for each in reversed(hooks) if each.done)
+        self._failed = _failed_by_depth(hooks)
         self._decode = handler.method.request_class.FromString
         self._response_class = handler.method.response_class
 
@@ -53,8 +53,8 @@ class Guarded:
             raise failure from error
         for each in self._sent:
             each(call)
-        for leave in self._leave:
-            leave(call, None)
+        for done in self._done:
+            done(call)
         return encoded
 
     async def stream(self, sent: Any, call: Call) -> AsyncGenerator[bytes, None]:
@@ -75,8 +75,8 @@ class Guarded:
             if failure is None:
                 raise
             raise failure from error
-        for leave in self._leave:
-            leave(call, None)
+        for done in self._done:
+            done(call)
 
     def _request(self, sent: bytes, call: Call) -> Any:
         try:
@@ -102,14 +102,14 @@ class Guarded:
         )
 
     def _failure(self, call: Call, error: BaseException, entered: int) -> BaseException | None:
-        """Lets the interceptors that were entered leave; None when `error` itself is what goes on."""
-        outcome: BaseException | None = error
-        for leave in self._leave_early[entered]:
-            outcome = leave(call, outcome)
-        return None if outcome is error or was_withdrawn(error) else outcome
+        """Tells the interceptors that were entered; None when `error` itself is what goes on."""
+        told = error
+        for failed in self._failed[entered]:
+            told = failed(call, told)
+        return None if told is error or was_withdrawn(error) else told
 
 
-def _leave_by_depth(hooks: Sequence[Hooks]) -> tuple[tuple[Any, ...], ...]:
-    """For each number of `enter` hooks that did not raise: the `leave` hooks to run, innermost first."""
+def _failed_by_depth(hooks: Sequence[Hooks]) -> tuple[tuple[Any, ...], ...]:
+    """For each number of `enter` hooks that did not raise: the `failed` hooks to run, innermost first."""
     stops = [place for place, each in enumerate(hooks) if each.enter] + [len(hooks)]
-    return tuple(tuple(each.leave for each in reversed(hooks[:stop]) if each.leave) for stop in stops)
+    return tuple(tuple(each.failed for each in reversed(hooks[:stop]) if each.failed) for stop in stops)

@@ -1,6 +1,4 @@
-"""Whether a process serves: per service by asking it every second, as a whole, and as a replica that is not about to
-stop.
-"""
+"""Whether a process serves: per service by asking it every second, as a whole, and as a replica that is not about to stop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

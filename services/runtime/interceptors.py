@@ -1,15 +1,15 @@
 """What happens around every handler, in one order, whichever door a call came through.
 
-An interceptor is bound to a method once, when the process starts, and gives up to four hooks: `enter` when the call
-arrives, `received` and `sent` for each message, `leave` when it has ended. Hooks are plain functions, so one
-interceptor serves all four kinds of RPC and `guarded.Guarded` runs them all in one coroutine per call. A hook that
-raises refuses the call; `leave` may replace the error.
+An interceptor is bound to a method once, when the process starts, and gives hooks: `enter` when the call arrives, `received` and
+`sent` for each message, `done` or `failed` when it has ended. Hooks are plain functions, so one interceptor serves all four kinds
+of RPC, and `guarded.Guarded` runs them all in one coroutine per call.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import grpc
 
@@ -26,11 +26,7 @@ from services.runtime.metrics import RpcMetrics
 from services.runtime.viewer import Authenticator, NobodyAuthenticator
 
 SHORTEST_USEFUL = 0.010
-"""Seconds that a call must have left to be begun: less than a round trip to a store, so the answer would come too late.
-"""
-
-Outcome: TypeAlias = BaseException | None
-"""How a call ended: None for OK, a ServiceError, or, inside of `Errors`, whatever the handler raised."""
+"""Seconds that a call must have left to be begun: less than a round trip to a store, so the answer would come too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +34,15 @@ class Hooks:
     """What one interceptor does around the calls of one method; None costs nothing."""
 
     enter: Callable[[Call], None] | None = None
+    """When the call arrives; raising refuses it, and then neither `done` nor `failed` of the same interceptor runs."""
     received: Callable[[Call, Any], None] | None = None
+    """For each message received; raising refuses the call."""
     sent: Callable[[Call], None] | None = None
-    leave: Callable[[Call, Outcome], Outcome] | None = None
-    """Runs if its own `enter` did not raise, in reverse order; returns the outcome for the interceptors further out."""
+    """For each message sent."""
+    done: Callable[[Call], None] | None = None
+    """When the call has ended well, the innermost interceptor first."""
+    failed: Callable[[Call, BaseException], BaseException] | None = None
+    """When it has not, likewise; returns the error for the interceptors further out, the same or another."""
 
 
 class Interceptor(Protocol):
@@ -76,6 +77,7 @@ class Counting:
     def bind(self, method: Method) -> Hooks:
         """Counters of the method, bound once."""
         cell, monotonic = self._metrics.cell(method), self._monotonic
+        ended = cell.ended
 
         def enter(call: Call) -> None:
             cell.started += 1
@@ -86,11 +88,14 @@ class Counting:
         def sent(call: Call) -> None:
             cell.sent += 1
 
-        def leave(call: Call, outcome: Outcome) -> Outcome:
-            cell.ended(_code(outcome).value[0] if outcome else 0, monotonic() - call.started)
-            return outcome
+        def done(call: Call) -> None:
+            ended(0, monotonic() - call.started)
 
-        return Hooks(enter, received, sent, leave)
+        def failed(call: Call, error: BaseException) -> BaseException:
+            ended(_code(error).value[0], monotonic() - call.started)
+            return error
+
+        return Hooks(enter, received, sent, done, failed)
 
 
 class AccessLog:
@@ -104,36 +109,26 @@ class AccessLog:
 
     def bind(self, method: Method) -> Hooks:
         """Costs nothing for OK answers unless they are to be logged."""
-        debug = self._log.is_enabled_for(10)
+        wanted = self._sample or self._log.is_enabled_for(logging.DEBUG)
+        return Hooks(done=self._done if wanted else None, failed=self._failed)
 
-        def leave(call: Call, outcome: Outcome) -> Outcome:
-            if outcome is not None:
-                self._failed(call, outcome)
-            elif debug or self._sample:
-                self._ok(call)
-            return outcome
-
-        return Hooks(leave=leave)
-
-    def _ok(self, call: Call) -> None:
+    def _done(self, call: Call) -> None:
         self._ok_calls += 1
         if self._sample and self._ok_calls % self._sample == 0:
             self._log.info("call", **self._fields(call, grpc.StatusCode.OK))
         else:
             self._log.debug("call", **self._fields(call, grpc.StatusCode.OK))
 
-    def _failed(self, call: Call, outcome: BaseException) -> None:
-        code = _code(outcome)
-        level = _LEVELS.get(code, 20)
-        if not self._log.is_enabled_for(level):
-            return
-        withheld = self._limit.admit()
-        if withheld is None:
-            return
-        more: dict[str, Any] = {"withheld": withheld} if withheld else {}
-        if code is grpc.StatusCode.INTERNAL:
-            more["exc_info"] = outcome.__cause__ or outcome
-        self._log.log(level, "call failed", error=str(outcome), **self._fields(call, code), **more)
+    def _failed(self, call: Call, error: BaseException) -> BaseException:
+        code = _code(error)
+        level = _LEVELS.get(code, logging.INFO)
+        withheld = self._limit.admit() if self._log.is_enabled_for(level) else None
+        if withheld is not None:
+            more: dict[str, Any] = {"withheld": withheld} if withheld else {}
+            if code is grpc.StatusCode.INTERNAL:
+                more["exc_info"] = error.__cause__ or error
+            self._log.log(level, "call failed", error=str(error), **self._fields(call, code), **more)
+        return error
 
     def _fields(self, call: Call, code: grpc.StatusCode) -> dict[str, Any]:
         return {
@@ -150,14 +145,14 @@ class Errors:
 
     def bind(self, method: Method) -> Hooks:
         """The same for every method."""
-        return Hooks(leave=self._leave)
+        return Hooks(failed=self._failed)
 
-    def _leave(self, call: Call, outcome: Outcome) -> Outcome:
-        if outcome is None or isinstance(outcome, errors.ServiceError):
-            return outcome
-        if was_withdrawn(outcome):
+    def _failed(self, call: Call, error: BaseException) -> BaseException:
+        if isinstance(error, errors.ServiceError):
+            return error
+        if was_withdrawn(error):
             return _withdrawn(call)
-        if isinstance(outcome, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             # Without a status of its own the caller would wait for its whole deadline (grpc #29248).
             return errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, "a part of the work was abandoned; try again")
         internal = errors.Internal(
@@ -165,7 +160,7 @@ class Errors:
             f"internal error, logged as {call.request_id}",
             correlation_id=call.request_id,
         )
-        internal.__cause__ = outcome
+        internal.__cause__ = error
         return internal
 
 
@@ -195,14 +190,11 @@ class Admitting:
         """The gate of the method."""
         gate = self._admission.gate(method)
 
-        def enter(call: Call) -> None:
-            gate.enter()
+        def failed(call: Call, error: BaseException) -> BaseException:
+            gate.leave(call)
+            return error
 
-        def leave(call: Call, outcome: Outcome) -> Outcome:
-            gate.leave()
-            return outcome
-
-        return Hooks(enter, leave=leave)
+        return Hooks(gate.enter, done=gate.leave, failed=failed)
 
 
 class Viewer:
@@ -242,9 +234,7 @@ class Validating:
 
 
 def was_withdrawn(error: BaseException) -> bool:
-    """Whether the call was ended from outside (peer gone, deadline, process stopping) rather than by the handler's own
-    doing.
-    """
+    """Whether the call was ended from outside (peer gone, deadline, process stopping) rather than by the handler's own doing."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
@@ -257,16 +247,16 @@ def _withdrawn(call: Call) -> errors.ServiceError:
     return errors.Cancelled(errorspb.ERROR_REASON_CANCELLED, "the caller went away")
 
 
-def _code(outcome: BaseException) -> grpc.StatusCode:
-    return outcome.code if isinstance(outcome, errors.ServiceError) else grpc.StatusCode.UNKNOWN
+def _code(error: BaseException) -> grpc.StatusCode:
+    return error.code if isinstance(error, errors.ServiceError) else grpc.StatusCode.UNKNOWN
 
 
 _LEVELS = {
-    grpc.StatusCode.INTERNAL: 40,
-    grpc.StatusCode.UNKNOWN: 40,
-    grpc.StatusCode.UNAVAILABLE: 30,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 30,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 30,
-    grpc.StatusCode.CANCELLED: 10,
+    grpc.StatusCode.INTERNAL: logging.ERROR,
+    grpc.StatusCode.UNKNOWN: logging.ERROR,
+    grpc.StatusCode.UNAVAILABLE: logging.WARNING,
+    grpc.StatusCode.DEADLINE_EXCEEDED: logging.WARNING,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: logging.WARNING,
+    grpc.StatusCode.CANCELLED: logging.DEBUG,
 }
 """Level of a failure's line: ours are errors, trouble is a warning, the caller's own mistakes are information."""

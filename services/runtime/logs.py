@@ -24,9 +24,7 @@ _SHARED: tuple[Processor, ...] = (
 
 
 def configure(config: LogConfig, process: str, stream: TextIO | None = None) -> Log:
-    """Sets up the logging of this process, once, and returns its logger; lines go to standard error unless told
-    otherwise.
-    """
+    """Sets up the logging of this process, once, and returns its logger; lines go to standard error unless told otherwise."""
     chosen = stream or sys.stderr
     _configure_libraries(config, process, chosen)
     return logger(config, process, chosen)

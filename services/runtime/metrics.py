@@ -23,18 +23,14 @@ from services.runtime.methods import Method
 Made = TypeVar("Made", bound=MetricWrapperBase)
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the time buckets, in seconds: the half-millisecond is a cached read, ten seconds the longest
-deadline.
-"""
+"""Upper bounds of the time buckets, in seconds: the half-millisecond is a cached read, ten seconds the longest deadline."""
 _SPELT_BY_GO = {0: "OK", 1: "Canceled"}
 _CODES = {code.value[0]: "".join(word.capitalize() for word in code.name.split("_")) for code in grpc.StatusCode} | _SPELT_BY_GO
 CODE_COUNT = len(_CODES)
 
 
 class Metrics:
-    """The registry of one process. The same name asked for twice gives the same metric, so parts need not know of each
-    other.
-    """
+    """The registry of one process. The same name asked for twice gives the same metric, so parts need not know of each other."""
 
     def __init__(self, process: str) -> None:
         """`process` is its name in the cluster; the scrape configuration adds instance and job."""
@@ -145,9 +141,7 @@ def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
 
 
 class MetricsServer:
-    """GET /metrics and GET /healthz (200 when healthy, 503 otherwise) in the process's own event loop; one answer a
-    connection.
-    """
+    """GET /metrics and GET /healthz (200 when healthy, 503 otherwise) in the process's own event loop; one answer a connection."""
 
     def __init__(self, metrics: Metrics, host: str, port: int, healthy: Callable[[], Awaitable[bool]]) -> None:
         """Port 0 takes a free one; see `port` once entered."""

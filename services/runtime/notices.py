@@ -1,25 +1,28 @@
-"""Notices: what every reader must know from its next read on: tweets that were deleted, authors whose tweets are pulled from now on.
+"""Notices: what every reader must know from its next read on: tweets that were deleted, authors whose tweets are
+pulled from now on.
 
-The log is a Redis list, newest first, in sixteen copies ("cells"), so that a reader finds one next to whatever it reads: the cell of a key
-lies in the same sixteenth of the slots, usually on the same server, and its head comes with the read in one round trip. A writer puts its
-entry into all cells before its COMMIT. A reader whose process has not seen the head reads what is newer and applies it.
+The log is a Redis list, newest first, in sixteen copies ("cells"), so that a reader finds one next to whatever it
+reads: the cell of a key lies in the same sixteenth of the slots, usually on the same server, and its head comes
+with the read in one round trip. A writer puts its entry into all cells before its COMMIT. A reader whose process
+has not seen the head reads what is newer and applies it.
 
-Entries: "d<tweet_id>:<nonce>" deleted, "p<author_id>:<nonce>" pulled, "e:<nonce>" nothing, put into an empty cell so that the next
-loss of memory shows. No two entries are alike, which is what lets a reader find its place.
+Entries: "d<tweet_id>:<nonce>" deleted, "p<author_id>:<nonce>" pulled, "e:<nonce>" nothing, put into an empty cell
+so that the next loss of memory shows. No two entries are alike, which is what lets a reader find its place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, Protocol, cast
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
 
 from services.runtime.clock import Clock, SystemClock
 from services.runtime.nonces import Nonces
 from services.runtime.rediscluster import RedisCluster
 from services.runtime.redisroutes import Answer
-from services.runtime.resp import SLOTS, CacheUnavailable, Reply, key_slot, pack
+from services.runtime.resp import SLOTS, CacheUnavailable, key_slot, pack
 
 COUNT: Final = 16
 KEPT: Final = 1_000
@@ -32,7 +35,8 @@ _WIDTH = SLOTS // COUNT
 _RECENT = 32
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cell:
     """One copy of the log."""
 
     index: int
@@ -53,7 +57,9 @@ CELLS: Final = tuple(_cells())
 
 
 def cell_for(key: bytes | str) -> Cell:
-    """The cell to read along with a key: `(cell.slot, cell.head)` is the command to scatter, its answer goes to `NoticeReader.observe`."""
+    """The cell to read along with a key: `(cell.slot, cell.head)` is the command to scatter, its answer goes to
+    `NoticeReader.observe`.
+    """
     return CELLS[key_slot(key if isinstance(key, bytes) else key.encode()) // _WIDTH]
 
 
@@ -62,13 +68,15 @@ class Notices:
 
     def __init__(self, redis: RedisCluster, clock: Clock | None = None) -> None:
         """The clock measures how long COMMITs take."""
-        again = redis.metrics.counter("chirp_notices_announced_again", "Announcements repeated after COMMIT, by why.", ["why"])
+        again = redis.metrics.counter("chirp_notices_announced_again", "Cells told again after COMMIT, by why.", ["why"])
         self._slow, self._gone = again.labels("slow"), again.labels("gone")
-        self._failed = redis.metrics.counter("chirp_notices_not_announced", "Cells that could not be told when they should be.")
+        self._failed = redis.metrics.counter("chirp_notices_not_announced", "Cells that could not be told at once.")
         self._redis, self._clock, self._nonces = redis, clock or SystemClock(), Nonces()
 
     async def announce_delete(self, tweet_ids: Iterable[int]) -> None:
-        """Tells every reader that the tweets are being deleted. Cells that Redis does not answer for are told in the background."""
+        """Tells every reader that the tweets are being deleted. Cells that Redis does not answer for are told in the
+        background.
+        """
         await self._announce([f"d{tweet_id}" for tweet_id in tweet_ids], CELLS)
 
     async def announce_pull(self, author_ids: Iterable[int]) -> None:
@@ -98,8 +106,9 @@ class Notices:
         return entries[-1]
 
     async def _confirm(self, facts: Sequence[str], last: str, elapsed: float) -> None:
-        """Announces again when the COMMIT was slow, and in cells whose entry is gone: a reader may have read the tweet before the COMMIT
-        without having been told."""
+        """Announces again when the COMMIT was slow, and in cells whose entry is gone: a reader may have read the tweet
+        before the COMMIT without having been told.
+        """
         if elapsed > SLOW_COMMIT:
             self._slow.inc(COUNT)
             await self._announce(facts, CELLS)
@@ -134,7 +143,9 @@ class Listener(Protocol):
         ...
 
     def on_void(self) -> None:
-        """Drop everything: notices may have been missed. What was being read meanwhile must not be cached either (`epoch`)."""
+        """Drop everything: notices may have been missed. What was being read meanwhile must not be cached either
+        (`epoch`).
+        """
         ...
 
 
@@ -152,8 +163,8 @@ class _Place:
 class NoticeReader:
     """The readers' side, one for a process: tells the listener what it must know before a read may use what is cached.
 
-    Before it caches what it reads from an owner, a process notes `epoch`, and afterwards caches only if the epoch is unchanged and the
-    tweet not `suspect`.
+    Before it caches what it reads from an owner, a process notes `epoch`, and afterwards caches only if the epoch
+    is unchanged and the tweet not `suspect`.
     """
 
     def __init__(self, redis: RedisCluster, listener: Listener, clock: Clock | None = None) -> None:
@@ -167,7 +178,9 @@ class NoticeReader:
         """Changes whenever everything cached became void."""
 
     def suspect(self, tweet_id: int) -> bool:
-        """True for thirty seconds after a deletion was noticed: read the tweet from its owner's primary at each use, cache nothing."""
+        """True for thirty seconds after a deletion was noticed: read the tweet from its owner's primary at each use,
+        cache nothing.
+        """
         until = self._suspects.get(tweet_id)
         return until is not None and self._clock.monotonic() < until
 
@@ -210,13 +223,13 @@ class NoticeReader:
         generations = [self._redis.generation(cell.slot) for cell in CELLS]
         answers = await self._redis.scatter([(cell.slot, pack("LRANGE", cell.key, 0, -1)) for cell in CELLS])
         await self._fill([cell for cell in CELLS if answers[cell.index] == []], answers)
+        logs = [cast("list[bytes]", answer) if isinstance(answer, list) else [] for answer in answers]
         self.epoch += 1
         self._voids.inc()
         self._listener.on_void()
-        for place, generation, answer in zip(self._places, generations, answers, strict=True):
-            place.recent = tuple(cast("list[bytes]", answer)) if isinstance(answer, list) else ()
-            place.generation = generation
-        self._apply(set[bytes]().union(*(place.recent for place in self._places)))
+        self._apply(set[bytes]().union(*logs))
+        for place, generation, log in zip(self._places, generations, logs, strict=True):
+            place.recent, place.generation = tuple(log[:_RECENT]), generation
 
     async def _fill(self, empty: Sequence[Cell], answers: list[Answer]) -> None:
         """Gives empty cells an entry and reads them again, into `answers`."""
@@ -229,14 +242,15 @@ class NoticeReader:
         for cell, answer in zip(empty, filled, strict=True):
             answers[cell.index] = answer
 
-    def _apply(self, entries: Iterable[bytes]) -> None:
+    def _apply(self, entries: Collection[bytes]) -> None:
+        self._applied.inc(len(entries))
         now = self._clock.monotonic()
         self._suspects = {tweet_id: until for tweet_id, until in self._suspects.items() if until > now}
         for entry in entries:
             kind, number = entry[:1], entry[1:].partition(b":")[0]
-            if kind == b"d":
+            # Entries of a later version are none of ours; their nonces still mark the place.
+            if kind == b"d" and number.isdigit():
                 self._suspects[int(number)] = now + SUSPECT
                 self._listener.on_delete(int(number))
-            elif kind == b"p":
+            elif kind == b"p" and number.isdigit():
                 self._listener.on_pull(int(number))
-        self._applied.inc()

@@ -1,6 +1,4 @@
-"""chirp.ops.v1.OpsService of a process: operators' view of what it was given to show (dead letters, settings, backlogs,
-outbox).
-"""
+"""chirp.ops.v1.OpsService of a process: operators' view of what it was given to show (dead letters, settings, backlogs, outbox)."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +16,7 @@ NEWEST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Something that waits: where, how many, and for how many seconds the oldest has (0 if nothing does, or it is not
-    known).
-    """
+    """Something that waits: where, how many, and for how many seconds the oldest has (0 if nothing does, or it is not known)."""
 
     name: str
     waiting: int

@@ -66,6 +66,8 @@ class Settings:
     """Between attempts to lock the partitions that another relay holds."""
     give_up: float = 10.0
     """Of failing to publish, after which the partitions are left to another relay that may do better."""
+    replicas: int = 1
+    """Copies of each stream, where the relay has to make it."""
 
 
 DEFAULTS = Settings()
@@ -129,16 +131,17 @@ class Worker:
                 claimed = time.monotonic()
             self._bell.clear()
             rows = await self._waiting(connection, owned) if owned else []
-            if not rows or await self._move(connection, rows):
-                failures, working = 0, time.monotonic()
-            elif time.monotonic() - working > self._settings.give_up:
-                return
-            else:
-                failures += 1
-                await self._restore_streams()
-                await asyncio.sleep(_pause(failures))
+            moved = await self._move(connection, rows)
+            failures = 0 if moved or not rows else failures + 1
+            if not failures:
+                working = time.monotonic()
             if not rows:
                 await self._rest()
+            elif moved < len(rows):
+                if time.monotonic() - working > self._settings.give_up:
+                    return
+                await self._restore_streams()
+                await asyncio.sleep(_pause(failures))
 
     async def _claim(self, connection: Connection, owned: Sequence[int]) -> list[int]:
         missing = [each for each in range(outbox.PARTITIONS) if each not in owned]
@@ -150,8 +153,8 @@ class Worker:
         await cursor.execute(self._select, (Int2Array(owned), self._settings.rows_per_partition))
         return await cursor.fetchall()
 
-    async def _move(self, connection: Connection, rows: Sequence[Row]) -> bool:
-        """Publishes a window and marks what may be marked; false if something has to be tried again."""
+    async def _move(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Publishes a window and marks what may be marked; the number of rows that need no further attempt."""
         sendable: list[Row] = []
         for row in rows:
             if reason := self._hopeless(row):
@@ -165,7 +168,7 @@ class Worker:
             self._published.inc(len(done))
             self._lag.observe(max(row.age for row in rows))
         self._failed.inc(len(sendable) - len(done))
-        return len(done) == len(sendable)
+        return len(rows) - len(sendable) + len(done)
 
     def _done(self, rows: Sequence[Row], failures: Sequence[Exception | None]) -> list[int]:
         """The events to mark: of each partition those before its first failure.
@@ -213,7 +216,7 @@ class Worker:
     async def _restore_streams(self) -> None:
         if self._nats.connected:
             try:
-                await jetstream.ensure_streams(self._nats.js)
+                await jetstream.ensure_streams(self._nats.js, replicas=self._settings.replicas)
             except (nats.errors.Error, OSError) as error:
                 self._log.warning("streams cannot be made", error=repr(error))
 

@@ -17,18 +17,14 @@ _SEAL = 8
 
 
 def page_size(asked: int, default: int = DEFAULT_SIZE, greatest: int = GREATEST_SIZE) -> int:
-    """Items on a page: 0 asks for the default, more than the greatest gets the greatest; raises InvalidArgument when
-    negative.
-    """
+    """Items on a page: 0 asks for the default, more than the greatest gets the greatest; raises InvalidArgument when negative."""
     if asked < 0:
         raise errors.InvalidArgument.field("page_size", "must not be negative")
     return min(asked, greatest) or default
 
 
 class PageTokens:
-    """Seals positions in lists. A token is good for ever, for one kind of list and one viewer only; it hides nothing
-    secret.
-    """
+    """Seals positions in lists. A token is good for ever, for one kind of list and one viewer only; it hides nothing secret."""
 
     def __init__(self, key: bytes) -> None:
         """`key` is the same in all processes (CHIRP_PAGE_KEY), so that any replica reads the token of another."""

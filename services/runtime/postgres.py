@@ -272,12 +272,12 @@ def _failed(task: asyncio.Task[Any]) -> bool:
 
 async def _fetch(connection: Connection, sql: Query, params: Params, row: AsyncRowFactory[Row]) -> list[Row]:
     cursor = connection.cursor(binary=True, row_factory=row)
-    await cursor.execute(sql, params)
+    await cursor.execute(sql, params or None)
     return await cursor.fetchall()
 
 
 async def _execute(connection: Connection, sql: Query, params: Params) -> int:
-    return (await connection.execute(sql, params)).rowcount
+    return (await connection.execute(sql, params or None)).rowcount
 
 
 @contextmanager

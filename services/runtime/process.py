@@ -1,12 +1,7 @@
-"""Starting and stopping a process: scheduling, event loop, logging, signals, exit codes; everything else is the `main`
-it is given.
+"""Starting and stopping a process: scheduling, event loop, logging, signals, exit codes.
 
-async def main(stack: AsyncExitStack, config: Config) -> Stop:
-    ...enter backends, then the server, on the stack...
-    return Stop()
-
-if __name__ == "__main__":
-    process.run(main, "tweet")
+Everything else is the `main` that it is given, an `async def main(stack: AsyncExitStack, config: Config) -> Stop` which enters
+backends and then the server on the stack. A process module ends with `process.run(main, "tweet")`.
 """
 
 import asyncio
@@ -26,16 +21,13 @@ from services.runtime.config import Config, ConfigError, Environ
 from services.runtime.logs import Log
 
 EXIT_OK, EXIT_CRASH, EXIT_CONFIG, EXIT_STUCK = 0, 1, 78, 70
-"""Exit codes: asked to stop; a part failed; the environment is not usable (sysexits EX_CONFIG); stopping took too long.
-"""
+"""Exit codes: asked to stop; a part failed; the environment is not usable (sysexits EX_CONFIG); stopping took too long."""
 LAST_RESORT = 5.0
 """Seconds beyond linger and grace after which a process that does not manage to stop is ended the hard way."""
 
 
 class Stop:
-    """Why and when a process ends: by a signal, or because a part cannot go on. Made by `main`, shared with parts that
-    may fail.
-    """
+    """Why and when a process ends: by a signal, or because a part cannot go on. Made by `main`, shared with parts that may fail."""
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
@@ -48,16 +40,12 @@ class Stop:
         self._asked.set()
 
     def fail(self, failure: BaseException) -> None:
-        """Ends the process in order, with exit code 1, so that its supervisor starts it anew; the first failure is
-        reported.
-        """
+        """Ends the process in order, with exit code 1, so that its supervisor starts it anew; the first failure is reported."""
         self.failure = self.failure or failure
         self._asked.set()
 
     def watch(self, task: asyncio.Task[Any]) -> None:
-        """Takes a task that is not supposed to end while the process runs (a consumer loop, a lease): its end ends the
-        process.
-        """
+        """Takes a task that is not supposed to end while the process runs (a consumer loop, a lease): its end ends the process."""
         self._watched.add(task)
         task.add_done_callback(self._ended)
 
@@ -76,9 +64,7 @@ Main: TypeAlias = Callable[[AsyncExitStack, Config], Awaitable[Stop]]
 
 
 def run(main: Main, process: str) -> NoReturn:
-    """Runs a process of the cluster to its end and exits with its code. Call it first thing, with no thread and no loop
-    started.
-    """
+    """Runs a process of the cluster to its end and exits with its code. Call it first thing, with no thread and no loop started."""
     set_batch_scheduling(os.environ)
     try:
         config = configuration.read(Environ(os.environ), process)
@@ -92,9 +78,7 @@ def run(main: Main, process: str) -> NoReturn:
 
 
 def set_batch_scheduling(variables: Any) -> None:
-    """SCHED_BATCH for this thread and those it starts: fewer preemptions by the threads of grpc, a third more calls a
-    second.
-    """
+    """SCHED_BATCH for this thread and those it starts: fewer preemptions by the threads of grpc, a third more calls a second."""
     if variables.get(configuration.SCHED_BATCH.name, "1") == "0" or not hasattr(os, "sched_setscheduler"):
         return
     with suppress(OSError):  # a container may forbid it; the process is only slower

@@ -1,8 +1,10 @@
-"""The Redis Cluster behind one port: aioredis-cluster finds nodes and slots, follows failovers and does rare commands; the hot ones go
-as packed RESP over one plain connection a server, some thirty times cheaper. No other file knows aioredis-cluster.
+"""The Redis Cluster behind one port: aioredis-cluster finds nodes and slots, follows failovers and does rare commands;
+the hot ones go as packed RESP over one plain connection a server, some thirty times cheaper. No other file knows
+aioredis-cluster.
 
-Callers use only commands whose repetition does no harm. Nothing here waits much longer than `Patience.reply`: a server that does not
-answer costs its keys a `CacheUnavailable`, at once while it is known to be away, and no key of another server.
+Callers use only commands whose repetition does no harm. Nothing here waits much longer than `Patience.reply`: a
+server that does not answer costs its keys a `CacheUnavailable`, at once while it is known to be away, and no key of
+another server.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import aioredis_cluster
 from aioredis_cluster._aioredis.errors import RedisError as LibraryError
@@ -24,17 +26,27 @@ from services.runtime.redisroutes import Answer, Key, Range, Routes, Server
 from services.runtime.resp import SLOTS, Argument, CacheUnavailable, RedisError, Reply, joined, key_slot, pack
 
 CHUNK = 2_500
-"""Commands of a push that a server is given at a time: a few milliseconds of its time."""
+"""Commands that are sent at a time when there are many: a few milliseconds of a server's time."""
 _LOOK = 0.25
 _FIRST_LOOK = 1.0
 
 
+class _Chunk(NamedTuple):
+    """Keys of one length and one owner, and their places among all keys."""
+
+    server: Server
+    keys: list[bytes]
+    places: list[int]
+
+
 class Grouped:
-    """Keys sorted by owner and length for `push`; made by `RedisCluster.group`, kept and used again by whoever pushes to them often."""
+    """Keys sorted by owner and length for `push`; made by `RedisCluster.group`, kept and used again by whoever pushes
+    to them often.
+    """
 
     __slots__ = ("chunks", "epoch", "keys")
 
-    def __init__(self, keys: Sequence[bytes], chunks: list[tuple[Server, list[bytes], list[int]]], epoch: int) -> None:
+    def __init__(self, keys: Sequence[bytes], chunks: list[_Chunk], epoch: int) -> None:
         self.keys, self.chunks, self.epoch = keys, chunks, epoch
 
 
@@ -50,12 +62,13 @@ class RedisCluster:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, nodes: str | Sequence[str], metrics: Metrics, patience: Patience = Patience()) -> AsyncGenerator[Self]:
-        """Connects to the cluster of which `nodes` are members ("host:port", several as a sequence or joined by commas).
+    async def open(cls, nodes: str | Sequence[str], metrics: Metrics, patience: Patience | None = None) -> AsyncGenerator[Self]:
+        """Connects to the cluster of which `nodes` are members ("host:port", several as a sequence or joined by
+        commas).
 
         Servers that are away stop nothing: their keys are unavailable until they come.
         """
-        cluster = cls(nodes.split(",") if isinstance(nodes, str) else nodes, metrics, patience)
+        cluster = cls(nodes.split(",") if isinstance(nodes, str) else nodes, metrics, patience or Patience())
         try:
             await cluster._discovery.start(cluster._routes.adopt)
             await cluster._routes.settled()
@@ -71,7 +84,9 @@ class RedisCluster:
         return self._routes.epoch
 
     def generation(self, key: Key) -> int:
-        """Number of the connection to the key's server, 0 if there was none yet. While it stays the same no reply was missed."""
+        """Number of the connection to the key's server, 0 if there was none yet. While it stays the same no reply was
+        missed.
+        """
         return self._routes.owner(key).generation
 
     async def run(self, key: Key, *commands: bytes) -> list[Reply]:
@@ -79,9 +94,7 @@ class RedisCluster:
 
         Raises CacheUnavailable unless all were answered.
         """
-        outcome = await self._routes.owner(key).submit(
-            commands[0] if len(commands) == 1 else b"".join(commands), len(commands)
-        )
+        outcome = await self._routes.owner(key).submit(commands[0] if len(commands) == 1 else b"".join(commands), len(commands))
         if type(outcome) is list:
             return outcome
         answers = await self._routes.settle(outcome, len(commands), commands.__getitem__)
@@ -91,7 +104,12 @@ class RedisCluster:
         return cast("list[Reply]", answers)
 
     async def scatter(self, commands: Sequence[tuple[Key, bytes]]) -> list[Answer]:
-        """Packed commands, each to the owner of its key, in parallel; answers in their order, CacheUnavailable among them."""
+        """Packed commands, each to the owner of its key, in parallel; answers in their order, CacheUnavailable among
+        them.
+        """
+        if len(commands) > CHUNK:
+            parts = [commands[start : start + CHUNK] for start in range(0, len(commands), CHUNK)]
+            return [answer for part in parts for answer in await self.scatter(part)]
         groups: dict[Server, list[int]] = {}
         owner = self._routes.owner
         for index, (key, _) in enumerate(commands):
@@ -103,12 +121,9 @@ class RedisCluster:
         answers: list[Answer] = [None] * len(commands)
         for places, future in sent:
             outcome = await future
-            some = (
-                outcome
-                if type(outcome) is list
-                else await self._routes.settle(outcome, len(places), _picker(commands, places))
-            )
-            for place, answer in zip(places, some, strict=True):
+            if type(outcome) is not list:
+                outcome = await self._routes.settle(outcome, len(places), _picker(commands, places))
+            for place, answer in zip(places, cast("list[Answer]", outcome), strict=True):
                 answers[place] = answer
         return answers
 
@@ -123,7 +138,7 @@ class RedisCluster:
             group[0].append(key)
             group[1].append(index)
         chunks = [
-            (server, some[start : start + CHUNK], places[start : start + CHUNK])
+            _Chunk(server, some[start : start + CHUNK], places[start : start + CHUNK])
             for (server, _), (some, places) in groups.items()
             for start in range(0, len(some), CHUNK)
         ]
@@ -132,16 +147,17 @@ class RedisCluster:
     async def push(self, keys: Sequence[bytes] | Grouped, head: bytes, tail: bytes) -> list[int | Exception]:
         """One command a key, alike but for the key: `head, tail = resp.around_key("LPUSHX", value)`.
 
-        Gives the integer replies in the order of the keys, with RedisError or CacheUnavailable in the place of those that failed.
+        Gives the integer replies in the order of the keys, with RedisError or CacheUnavailable in the place of
+        those that failed.
         """
         grouped = keys if isinstance(keys, Grouped) else self.group(keys)
         if grouped.epoch != self._routes.epoch:
             grouped = self.group(grouped.keys)
         replies: list[int | Exception] = [0] * len(grouped.keys)
         if len(grouped.chunks) == 1:
-            await self._push(*grouped.chunks[0], head, tail, replies)
+            await self._push(grouped.chunks[0], head, tail, replies)
         else:
-            await asyncio.gather(*(self._push(*chunk, head, tail, replies) for chunk in grouped.chunks))
+            await asyncio.gather(*(self._push(chunk, head, tail, replies) for chunk in grouped.chunks))
         return replies
 
     async def script(self, source: str, key: bytes | str, *arguments: Argument) -> Reply:
@@ -152,24 +168,22 @@ class RedisCluster:
         return reply
 
     def insist(self, key: Key, command: Callable[[], bytes]) -> None:
-        """Has a command sent in the background until it is answered, for a minute at most. `command` packs it for each attempt."""
+        """Has a command sent in the background until it is answered, for a minute at most. `command` packs it for each
+        attempt.
+        """
         self._arrears.add(key, command)
 
     async def execute(self, *words: Argument) -> object:
         """A rare command through aioredis-cluster, which may repeat it. Raises RedisError, CacheUnavailable."""
         return await self._discovery.execute(*words)
 
-    async def _push(
-        self, server: Server, keys: list[bytes], places: list[int], head: bytes, tail: bytes, replies: list[int | Exception]
-    ) -> None:
+    async def _push(self, chunk: _Chunk, head: bytes, tail: bytes, replies: list[int | Exception]) -> None:
+        server, keys, places = chunk
         async with server.turns:
             outcome = await server.submit(joined(keys, head, tail), len(keys))
-        some = (
-            outcome
-            if type(outcome) is list
-            else await self._routes.settle(outcome, len(keys), lambda index: joined(keys[index : index + 1], head, tail))
-        )
-        for place, reply in zip(places, cast("list[int]", some), strict=True):
+        if type(outcome) is not list:
+            outcome = await self._routes.settle(outcome, len(keys), lambda index: joined(keys[index : index + 1], head, tail))
+        for place, reply in zip(places, cast("list[int]", outcome), strict=True):
             replies[place] = reply
 
 
@@ -178,11 +192,13 @@ def _picker(commands: Sequence[tuple[Key, bytes]], places: list[int]) -> Callabl
 
 
 class _LazyPool(ConnectionsPool):
-    """Connects when first used: aioredis-cluster gives a pool to every master before it accepts a map, so one dead master of three would
-    otherwise keep a starting process from the other two."""
+    """Connects when first used: aioredis-cluster gives a pool to every master before it accepts a map, so one dead
+    master of three would otherwise keep a starting process from the other two.
+    """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "minsize": 0})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options["minsize"] = 0
+        super().__init__(*arguments, **options)
 
 
 class _Discovery:
@@ -207,7 +223,6 @@ class _Discovery:
             pool_maxsize=2,
             pool_cls=_LazyPool,
         )
-        self._client = aioredis_cluster.RedisCluster(self._cluster)
         self._follower: asyncio.Task[None] | None = None
         self._seen = 0
 
@@ -230,8 +245,9 @@ class _Discovery:
         self._cluster._manager.require_reload_state()  # pyright: ignore[reportPrivateUsage]
 
     async def execute(self, *words: Argument) -> object:
+        """A command through the library."""
         try:
-            return await self._client.execute(*words)
+            return await self._cluster.execute(*words)
         except ReplyError as refused:
             raise RedisError(str(refused)) from None
         except (OSError, TimeoutError, LibraryError) as away:

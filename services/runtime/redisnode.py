@@ -57,19 +57,32 @@ class Absent:
 
 
 class Node:
-    """A server. `submit` is its connection's own while there is one; during the first moments of a connection callers wait for it within
-    their reply timeout; after a failure they are refused at once until a probe (connect and PING) succeeds."""
+    """A server. `submit` is its connection's own while there is one; during the first moments of a connection callers
+    wait for it within their reply timeout; after a failure they are refused at once until a probe (connect and
+    PING) succeeds.
+    """
 
     def __init__(
-        self, host: str, port: int, patience: Patience, counters: NodeCounters, generations: Iterator[int], on_failure: Callable[[], None]
+        self,
+        host: str,
+        port: int,
+        patience: Patience,
+        counters: NodeCounters,
+        generations: Iterator[int],
+        on_failure: Callable[[], None],
     ) -> None:
-        """`generations` numbers connections; `on_failure` is told when the server stops answering, since another may have taken over."""
+        """`generations` numbers connections; `on_failure` is told when the server stops answering, since another may
+        have taken over.
+        """
         self.host, self.port, self.address = host, port, f"{host}:{port}"
         self.generation = 0
         """Number of the present connection, unique among all servers; 0 before the first."""
         self.turns = asyncio.Semaphore(2)
-        """Large batches take turns, so that no more than two are waited for at a time and the reply timeout measures the server."""
-        self._patience, self._counters, self._generations, self._on_failure = patience, counters, generations, on_failure
+        """Large batches take turns, so that no more than two are waited for at a time and the reply timeout measures
+        the server.
+        """
+        self._patience, self._counters, self._generations = patience, counters, generations
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._ended = asyncio.Event()
@@ -145,10 +158,7 @@ class Node:
             return
         (self._counters.slow if slow else self._counters.lost).inc()
         self._connection, self._slow = None, slow
-        if slow:
-            self._fail()
-        else:
-            self._arrival, self.submit = self._loop.create_future(), self._wait
+        self._arrival, self.submit = self._loop.create_future(), self._wait
 
     def _fail(self) -> None:
         """Opens the breaker."""

@@ -1,4 +1,6 @@
-"""Which server owns which slot, the servers themselves, and what becomes of commands that a server would not do: MOVED, ASK, not now."""
+"""Which server owns which slot, the servers themselves, and what becomes of commands that a server would not do:
+MOVED, ASK, not now.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ class Routes:
         await asyncio.gather(*self._closing)
 
     async def settle(self, outcome: Outcome, count: int, command: Callable[[int], bytes]) -> list[Answer]:
-        """The answers of a batch that did not simply succeed; its redirected commands, given by `command(index)`, are sent on once."""
+        """The answers of a batch that did not simply succeed; its redirected commands, given by `command(index)`, are
+        sent on once.
+        """
         if isinstance(outcome, CacheUnavailable):
             return [outcome] * count
         answers: list[Answer] = [*outcome]
@@ -94,8 +98,10 @@ class Routes:
         ]
         for places, asking, future in sent:
             again = await future
+            if not isinstance(again, CacheUnavailable) and asking:
+                again = again[1::2]
             for index, place in enumerate(places):
-                answers[place] = again if isinstance(again, CacheUnavailable) else again[2 * index + 1 if asking else index]
+                answers[place] = again if isinstance(again, CacheUnavailable) else again[index]
         return [self._final(answer) for answer in answers] if isinstance(outcome, Flawed) else answers
 
     def _redirected(self, answers: list[Answer]) -> dict[_Onward, list[int]]:

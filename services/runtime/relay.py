@@ -117,7 +117,7 @@ class Relay:
         """Also between events: a consumer of a stream that was lost waits for it to exist again."""
         try:
             if self._nats.connected:
-                await jetstream.ensure_streams(self._nats.js)
+                await jetstream.ensure_streams(self._nats.js, replicas=self._settings.replicas)
         except (nats.errors.Error, OSError) as error:
             self._log.warning("streams cannot be made", error=repr(error))
 
@@ -137,11 +137,10 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
     """Builds the process."""
     stop, metrics, log = Stop(), Metrics("relay"), logs.logger(config.log, "relay", sys.stderr)
     database = await stack.enter_async_context(postgres.connect(config.postgres, "relay", metrics))
-    closed = jetstream.connect(
-        config.nats, "relay", metrics, on_closed=lambda: stop.fail(RuntimeError("the NATS connection closed for good"))
+    nats = await stack.enter_async_context(
+        jetstream.connect(config.nats, "relay", metrics, on_closed=lambda: stop.fail(RuntimeError("NATS closed for good")))
     )
-    nats = await stack.enter_async_context(closed)
-    relay = Relay(config.postgres, database, nats, metrics, log)
+    relay = Relay(config.postgres, database, nats, metrics, log, Settings(replicas=_replicas(config.nats)))
     server = Server(config, metrics, log)
     server.ops.dead_letters = DeadLetters(database, nats)
     server.ops.outbox = relay
@@ -152,6 +151,11 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
         stack.push_async_callback(_cancel, task)
         stop.watch(task)
     return stop
+
+
+def _replicas(urls: Sequence[str]) -> int:
+    """Three copies of every stream as soon as there are three servers to hold them."""
+    return 3 if len(urls) >= 3 else 1
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

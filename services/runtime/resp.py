@@ -1,7 +1,8 @@
-"""RESP as bytes and one plain connection that speaks it: requests are packed beforehand, written once per loop tick, answered in order.
+"""RESP as bytes and one plain connection that speaks it: requests are packed beforehand, written once per loop tick,
+answered in order.
 
-A batch is any number of packed commands with one future. What cannot be answered is a value, never an exception, so a batch that nobody
-waits for any more leaves nothing behind.
+A batch is any number of packed commands with one future. What cannot be answered is a value, never an exception, so
+a batch that nobody waits for any more leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WRITE_BUFFER = 16 * 1024 * 1024
 _NOT_YET = object()
 
 Argument: TypeAlias = "bytes | str | int"
-Reply: TypeAlias = "bytes | int | None | RedisError | list[Reply]"
+Reply: TypeAlias = "bytes | int | RedisError | list[Reply] | None"
 Outcome: TypeAlias = "list[Reply] | CacheUnavailable"
 
 
@@ -62,7 +63,9 @@ def pack(*arguments: Argument) -> bytes:
 
 
 def around_key(command: Argument, *rest: Argument) -> tuple[bytes, bytes]:
-    """What stands before and after the key in a command whose first argument is the key: the head and tail of `RedisCluster.push`."""
+    """What stands before and after the key in a command whose first argument is the key: the head and tail of
+    `RedisCluster.push`.
+    """
     return b"*%d\r\n%b" % (2 + len(rest), bulk(command)), b"".join(map(bulk, rest))
 
 
@@ -88,8 +91,9 @@ class Batch:
 class Connection(asyncio.Protocol):
     """One connection, for any number of tasks at once.
 
-    The oldest batch decides: once it has waited `timeout` seconds the connection is given up with everything outstanding on it, since a
-    late reply must never be taken for the reply to another request. `on_lost(connection, cause, slow)` is called once, when it is unusable.
+    The oldest batch decides: once it has waited `timeout` seconds the connection is given up with everything
+    outstanding on it, since a late reply must never be taken for the reply to another request. `on_lost(connection,
+    cause, slow)` is called once, when it is unusable.
     """
 
     def __init__(self, timeout: float, on_lost: Callable[[Connection, str, bool], None]) -> None:
@@ -111,7 +115,9 @@ class Connection(asyncio.Protocol):
         return not self._batches
 
     def submit(self, payload: bytes, count: int, due: float = 0.0) -> asyncio.Future[Outcome]:
-        """Sends `count` packed commands; the future gives as many replies, or why there are none. `due` replaces the timeout (monotonic)."""
+        """Sends `count` packed commands; the future gives as many replies, or why there are none. `due` replaces the
+        timeout (monotonic).
+        """
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._lost is not None or self._full:
             future.set_result(CacheUnavailable(self._lost or "too much is waiting to be written"))
@@ -191,7 +197,8 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         """Runs when the oldest batch may be overdue.
 
-        A loop that was held up itself finds its timers before its replies, so a check that comes late gives the replies one more chance.
+        A loop that was held up itself finds its timers before its replies, so a check that comes late gives the
+        replies one more chance.
         """
         self._watch = None
         if not self._batches:

@@ -4,6 +4,7 @@ metrics; an orderly stop.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,9 +30,7 @@ from services.runtime.paging import PageTokens
 from services.runtime.viewer import Authenticator
 
 BACKSTOP = 10
-"""grpc itself refuses calls at this multiple of the admitted total: for streams, which admission does not count in the
-total.
-"""
+"""grpc itself refuses calls at this multiple of the admitted total: for streams, which admission does not count in the total."""
 STREAM_GRACE = 2.0
 """Seconds that streams get to end by themselves when the process stops; watchers never would."""
 
@@ -67,6 +66,7 @@ class Server:
         self._checks: dict[str, Check] = {}
         self._server: grpc.aio.Server | None = None
         self._polling: asyncio.Task[None] | None = None
+        self._open = AsyncExitStack()
         self.guarded: dict[str, Guarded] = {}
         """Handlers by path on the wire, for doors other than this one."""
         self.ops = OpsSources()
@@ -90,10 +90,11 @@ class Server:
     async def __aenter__(self) -> Self:
         self._health = Health(self._checks, self._log)
         await self._health.refresh()
-        await self._start()
-        self._metrics_server = MetricsServer(self._metrics, self._config.host, self.metrics_port, self._is_serving)
-        await self._metrics_server.__aenter__()
-        self.metrics_port = self._metrics_server.port
+        async with AsyncExitStack() as stack:
+            pages = MetricsServer(self._metrics, self._config.host, self.metrics_port, self._is_serving)
+            self.metrics_port = (await stack.enter_async_context(pages)).port
+            self._server = await self._start()
+            self._open = stack.pop_all()
         self._metrics.gauge("chirp_runtime_calls_in_flight", "Unary calls in progress.").set_function(
             lambda: self._admission.in_flight
         )
@@ -109,11 +110,11 @@ class Server:
         await asyncio.sleep(self._config.linger)
         if self._server:
             await self._drain(self._server)
-        await self._metrics_server.__aexit__(kind, error, trace)
+        await self._open.aclose()
         self._log.info("stopped")
 
-    async def _start(self) -> None:
-        self._server = grpc.aio.server(
+    async def _start(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
             handlers=[Door(self._method_handlers())],
             options=SERVER_ARGUMENTS,
             maximum_concurrent_rpcs=self._config.max_in_flight * BACKSTOP,
@@ -121,10 +122,11 @@ class Server:
         )
         address = f"{self._config.host}:{self.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address} (CHIRP_HOST, CHIRP_GRPC_PORT): is another process there?") from error
-        await self._server.start()
+        await server.start()
+        return server
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         stopping = asyncio.create_task(server.stop(self._config.grace))

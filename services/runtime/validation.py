@@ -49,9 +49,7 @@ def compiled(message_class: type[Message]) -> Validate | None:
 
 
 class _Compiler:
-    """Compiles message types that may contain each other; a type is compiled once, its recursion goes through the same
-    entry.
-    """
+    """Compiles message types that may contain each other; a type is compiled once, its recursion goes through the same entry."""
 
     def __init__(self) -> None:
         self._walks: dict[str, list[Walk]] = {}
@@ -86,7 +84,8 @@ class _Compiler:
         return [_each_message(field.name, walk) if field.is_repeated else _one_message(field.name, walk)]
 
     def _map_values(self, field: FieldDescriptor) -> list[Walk]:
-        value = field.message_type.fields_by_name["value"]
+        entry: Any = field.message_type
+        value = entry.fields_by_name["value"]
         walk = self.message(value.message_type) if value.message_type is not None else None
         return [_each_value(field.name, walk)] if walk else []
 

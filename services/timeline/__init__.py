@@ -9,7 +9,7 @@ How a home is read, module by module:
     window.py     the list in Redis: entries, sentinel, scripts          rebuild.py    the window made anew from the truth
     sources.py    pure: merging sources with floors, newest first       rules.py      pure: what a reader may see
     facts.py      whom the reader follows, checked by fence              recents.py    authors' latest tweets: own and pulled
-    catalogue.py  tweets and authors as framed bytes                     positions.py  page tokens
+    catalogue.py  tweets and authors as framed bytes                     pages.py, positions.py  filling a page; its tokens
 How a tweet gets there:
     fanout.py     events → homes, in pages, in turn                      followers.py  followers of authors, checked by revision
     progress.py   how far each tweet has been delivered

@@ -66,7 +66,6 @@ def assemble(
     looker = Looker(redis, NoticeReader(redis, memory, clock), clock)
     home = Home(looker, truth, facts, recents, catalogue, rebuilder, clock, counters)
     explainer = Explainer(redis, truth, facts, clock)
-    service = TimelineService(
-        home, Profile(truth, catalogue), explainer, catalogue, progress, truth, facts, rebuilder, redis, tokens
-    )
+    profile = Profile(truth, catalogue)
+    service = TimelineService(home, profile, explainer, progress, truth, facts, rebuilder, redis, tokens)
     return Parts(service, memory)

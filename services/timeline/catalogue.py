@@ -1,11 +1,13 @@
 """Tweets and authors as they are shown: framed bytes, kept once per process however many homes hold them.
 
-A tweet is immutable but for its deletion. Deletions come with every read as notices; a tweet that was noticed is suspect
-for a while: its deletion may not be committed yet, so it is asked for at every use and not kept.
+A tweet is immutable but for its deletion, which is final. Deletions come with every read as notices; a tweet that was
+noticed is suspect for a while: its deletion may not be committed yet, so it is asked for at every use and not kept. One that
+was found deleted is not asked for again, though windows hold it for long.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chirp.tweet import v1 as tweetpb
 from chirp.user import v1 as userpb
@@ -32,6 +34,13 @@ class Shown:
     """TimelineItem.tweet, encoded."""
 
 
+class Item(NamedTuple):
+    """A tweet and its author as an element of a page."""
+
+    tweet_id: int
+    framed: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Author:
     """An author ready to be put beside a tweet."""
@@ -48,6 +57,7 @@ class Catalogue:
         self._truth, self._clock, self._metrics = truth, clock, metrics
         self._tweets: Generations[int, Shown] = Generations(tweets)
         self._authors: Generations[int, Author] = Generations(authors)
+        self._gone: Generations[int, bool] = Generations(tweets)
         self._suspects: dict[int, float] = {}
         self._epoch = 0
         self._renamed: dict[int, int] = {}
@@ -58,10 +68,10 @@ class Catalogue:
         missing: list[int] = []
         for tweet_id in tweet_ids:
             shown = self._tweets.get(tweet_id) if cached else None
-            if shown is None:
-                missing.append(tweet_id)
-            else:
+            if shown is not None:
                 found[tweet_id] = shown
+            elif not self._gone.get(tweet_id):
+                missing.append(tweet_id)
         if missing:
             found.update(await self._fetch(call, missing, keep=cached))
         return found
@@ -70,6 +80,9 @@ class Catalogue:
         epoch = self._epoch
         records = await self._truth.tweets(call, tweet_ids)
         found = {record.tweet_id: _shown(record.tweet) for record in records if record.status == tweetpb.TWEET_STATUS_FOUND}
+        for record in records:
+            if record.status == tweetpb.TWEET_STATUS_DELETED:
+                self._gone.put(record.tweet_id, True)
         self._metrics.skipped(len(tweet_ids) - len(found))
         self._metrics.tweets_fetched(len(tweet_ids))
         if keep and epoch == self._epoch:
@@ -79,8 +92,8 @@ class Catalogue:
                     self._tweets.put(tweet_id, shown)
         return found
 
-    async def items(self, call: Call, page: Collection[Shown]) -> list[bytes]:
-        """The page's items, framed. A tweet whose author cannot be found is skipped and counted."""
+    async def items(self, call: Call, page: Collection[Shown]) -> list[Item]:
+        """The page's items, in order. A tweet whose author cannot be found is skipped and counted."""
         now = self._clock.monotonic()
         fields: dict[int, bytes] = {}
         missing: set[int] = set()
@@ -93,7 +106,9 @@ class Catalogue:
         if missing:
             fields.update(await self._name(call, missing))
         items = [
-            framing.item(shown.field, fields[shown.reference.author_id]) for shown in page if shown.reference.author_id in fields
+            Item(shown.reference.tweet_id, framing.item(shown.field, fields[shown.reference.author_id]))
+            for shown in page
+            if shown.reference.author_id in fields
         ]
         self._metrics.skipped(len(page) - len(items))
         return items

@@ -5,13 +5,14 @@ in the cell was read after the last commit; any other copy is read again from th
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.runtime.call import Call
 from services.runtime.clock import Clock
 from services.runtime.fences import MISSING, Fences, verdict
 from services.runtime.redisroutes import Answer
+from services.timeline import rules
 from services.timeline.generations import Generations
 from services.timeline.look import graph_key
 from services.timeline.truth import Truth
@@ -35,21 +36,23 @@ class Fenced(Generic[T]):
     def __init__(self, fences: Fences, clock: Clock, capacity: int) -> None:
         self._fences, self._clock = fences, clock
         self._copies: Generations[int, Tagged[T]] = Generations(capacity)
+        self._epoch = 0
 
     async def current(self, user_id: int, key: str, cell: Answer, load: Callable[[], Awaitable[T]]) -> T:
         """The copy, if `cell` (the value under `key`, just read) vouches for it; else what `load` reads from the primary."""
         copy = self._copies.get(user_id)
         if copy is not None and copy.tag == cell:
             return copy.value
-        state, started = verdict(cell), self._clock.monotonic()
+        state, started, epoch = verdict(cell), self._clock.monotonic(), self._epoch
         value = await load()
         tag = await self._fences.establish(key, started) if state is MISSING else state
-        if isinstance(tag, bytes):
+        if isinstance(tag, bytes) and epoch == self._epoch:
             self._copies.put(user_id, Tagged(tag, value))
         return value
 
     def clear(self) -> None:
-        """Forgets every copy."""
+        """Forgets every copy, those that are being read among them."""
+        self._epoch += 1
         self._copies.clear()
 
 
@@ -63,13 +66,17 @@ class Facts:
     """Rises with every follow the reader adds: a window built at a lower one lacks somebody's tweets."""
     pull_authors: set[int]
     """Followed authors some of whose recent tweets were not pushed."""
-    announced: int = field(compare=False)
-    """How many announcements of new pull authors these facts know of."""
+    announced: int = 0
+    """How many announcements of new pull authors these facts have taken in."""
 
     @property
     def sources(self) -> list[int]:
         """Whose tweets the home is made of."""
         return [*self.followees, self.viewer_id]
+
+    def shows(self, tweet: rules.Reference) -> bool:
+        """Whether the tweet belongs in the reader's home."""
+        return rules.visible(self.viewer_id, self.followees, tweet)
 
 
 class ReaderFacts:
@@ -90,11 +97,9 @@ class ReaderFacts:
         return facts
 
     async def load(self, call: Call, viewer_id: int) -> Facts:
-        """From graph's primary. Announcements are counted from before the read: graph commits before it announces."""
-        announced = len(self._announced)
+        """From graph's primary. It may lack what was announced before: graph announces an author, then commits the mark."""
         reply = await self._truth.viewer_facts(call, viewer_id)
-        return Facts(
-            viewer_id, frozenset(reply.followee_ids), reply.follow_revision, set(reply.pull_author_ids), announced)  # fmt: skip
+        return Facts(viewer_id, frozenset(reply.followee_ids), reply.follow_revision, set(reply.pull_author_ids))
 
     def on_pull(self, author_id: int) -> None:
         """An author's tweets are pulled from now on: known to the next read of whoever follows them."""

@@ -29,8 +29,8 @@ from services.timeline.metrics import TimelineMetrics
 from services.timeline.progress import ProgressStore
 from services.timeline.push import Pusher
 
-TWEETS = ("TWEET", "timeline-fanout", ("tweet.created.*", "tweet.deleted.*"))
-PAGES = ("FANOUT", "timeline-pages", ("timeline.page.*",))
+TWEETS = ("TWEET", "timeline-fanout", ())
+PAGES = ("FANOUT", "timeline-pages", ())
 STOP_SECONDS = 10.0
 """What a batch in hand gets to be finished when the process stops."""
 FORGET_SECONDS = 60.0

@@ -1,7 +1,6 @@
 """One look at Redis: the top of a reader's window, the fences and the latest notice, in one round trip."""
 
 from dataclasses import dataclass
-from typing import cast
 
 from services.runtime import notices
 from services.runtime.clock import Clock
@@ -11,7 +10,7 @@ from services.runtime.redisroutes import Answer, Key
 from services.runtime.resp import CacheUnavailable, RedisError, pack
 from services.timeline import window
 from services.timeline.generations import Generations
-from services.timeline.window import Sentinel, Window
+from services.timeline.window import Window
 
 RENEWAL = 24 * 3_600.0
 """Seconds after which a process that still serves a reader renews the window's life of 30 days."""
@@ -64,7 +63,7 @@ class Looker:
         await self._reader.observe(cell, head)
         if isinstance(versions, CacheUnavailable | RedisError) or not isinstance(versions, list):
             raise versions if isinstance(versions, CacheUnavailable) else CacheUnavailable(str(versions))
-        return Look(_window(entries, tail, count), *versions)
+        return Look(window.parse(entries, tail, count), *versions)
 
     def _is_due(self, user_id: int) -> bool:
         """Whether this process has not renewed the window's life for a day."""
@@ -73,11 +72,3 @@ class Looker:
             return False
         self._renewed.put(user_id, now)
         return True
-
-
-def _window(entries: Answer, tail: Answer, asked: int) -> Window | None:
-    """None for what is missing or no window at all: it is then built anew."""
-    sentinel = Sentinel.decode(tail) if isinstance(tail, bytes) else None
-    if sentinel is None or not isinstance(entries, list):
-        return None
-    return window.parse(cast("list[bytes]", entries), sentinel, asked)

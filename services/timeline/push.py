@@ -6,6 +6,7 @@ done when a push took so long that it may have landed late. Homes of readers who
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from services.runtime import ids
 from services.runtime.clock import Clock
@@ -54,9 +55,10 @@ class Pusher:
 
     async def _mend(self, homes: Grouped, replies: list[int | Exception]) -> None:
         """Trims what has grown, removes what is no list, raises Retry for what was not confirmed."""
-        if max(replies, key=_length, default=0) == 0:
+        most = window.CAPACITY + window.SLACK
+        if set(map(type, replies)) <= {int} and max(cast("list[int]", replies), default=0) <= most:
             return
-        overgrown = [key for key, reply in zip(homes.keys, replies, strict=True) if _length(reply) > window.CAPACITY + window.SLACK]
+        overgrown = [key for key, reply in zip(homes.keys, replies, strict=True) if _length(reply) > most]
         for key in overgrown:
             await self._redis.script(window.TRIM, key, window.CAPACITY)
         self._metrics.trimmed.inc(len(overgrown))

@@ -2,19 +2,22 @@
 
 The building sentinel goes in first, the truth is read after it, and the result is appended only if the sentinel is still
 there: a tweet committed meanwhile is in the read or is pushed onto the sentinel. One build per home at a time: within the
-process by sharing the task, across replicas by the sentinel.
+process by sharing the task, across replicas by the sentinel. What was pushed comes back with the append, so that a reader
+who joined the build late misses nothing that was delivered before.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import cast
 
 from services.runtime import ids
 from services.runtime.call import Call
 from services.runtime.clock import Clock
 from services.runtime.rediscluster import RedisCluster
 from services.runtime.resp import pack
-from services.timeline import rules, window
+from services.timeline import window
 from services.timeline.facts import Facts
 from services.timeline.metrics import TimelineMetrics
 from services.timeline.truth import Truth
@@ -71,10 +74,12 @@ class Rebuilder:
         if other is not None:
             return other
         built = await self.from_truth(call, facts, nonce)
-        await self._redis.script(
+        pushed = await self._redis.script(
             window.FINISH, window.key(facts.viewer_id), building.encode(), built.sentinel.encode(), window.LIFE_MS, *built.ids
         )
-        return built
+        if not isinstance(pushed, list):
+            return await self.from_truth(call, facts, 0)
+        return replace(built, ids=(*map(int, cast("list[bytes]", pushed)), *built.ids))
 
     async def _begin(self, facts: Facts, building: Sentinel, wanting: int) -> Window | None:
         """None once our sentinel stands; another builder's window if that came first; from the truth if it never comes."""
@@ -88,7 +93,7 @@ class Rebuilder:
             sentinel = Sentinel.decode(tail)
             if sentinel is not None and sentinel.ready:
                 found = await read_whole(self._redis, facts.viewer_id)
-                if found is not None and found.sentinel.ready:
+                if found is not None and found.sentinel.serves(facts.follow_revision, self._clock.now_ms()):
                     return found
             await self._sleep(POLL_SECONDS)
         return await self.from_truth(Call.background(self._clock, BUILD_SECONDS), facts, 0)
@@ -98,7 +103,7 @@ class Rebuilder:
         now_ms = self._clock.now_ms()
         references = await self._truth.references(call, facts.sources, limit=window.CAPACITY)
         floor = references[-1].tweet_id - 1 if len(references) >= window.CAPACITY else 0
-        shown = (item.tweet_id for item in references if rules.visible(facts.viewer_id, facts.followees, item))
+        shown = (item.tweet_id for item in references if facts.shows(item))
         built_id = ids.first_at(now_ms - window.LATENESS_MS)
         return Window(tuple(shown), Sentinel(True, nonce, facts.follow_revision, built_id, floor, now_ms), whole=True)
 
@@ -106,8 +111,5 @@ class Rebuilder:
 async def read_whole(redis: RedisCluster, user_id: int) -> Window | None:
     """The window as it lies in Redis, all of it; None if there is none. Raises CacheUnavailable."""
     name = window.key(user_id)
-    entries, tail = await redis.run(name, pack("LRANGE", name, 0, -1), pack("LINDEX", name, -1))
-    sentinel = Sentinel.decode(tail if isinstance(tail, bytes) else None)
-    if sentinel is None or not isinstance(entries, list):
-        return None
-    return window.parse([entry for entry in entries if isinstance(entry, bytes)], sentinel, len(entries) + 1)
+    (entries,) = await redis.run(name, pack("LRANGE", name, 0, -1))
+    return window.parse(entries, None, 0)

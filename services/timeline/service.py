@@ -11,7 +11,6 @@ from services.runtime.call import Call
 from services.runtime.paging import PageTokens
 from services.runtime.rediscluster import RedisCluster
 from services.timeline import buckets, positions
-from services.timeline.catalogue import Catalogue
 from services.timeline.explain import Explainer
 from services.timeline.facts import ReaderFacts
 from services.timeline.home import Home
@@ -34,17 +33,11 @@ class TimelineService:
     """Serves timelines from ids kept in Redis; tweets, users and follows stay with their owners."""
 
     def __init__(
-        self, home: Home, profile: Profile, explainer: Explainer, catalogue: Catalogue, progress: ProgressStore,
-        truth: Truth, facts: ReaderFacts, rebuilder: Rebuilder, redis: RedisCluster, tokens: PageTokens,
+        self, home: Home, profile: Profile, explainer: Explainer, progress: ProgressStore, truth: Truth,
+        facts: ReaderFacts, rebuilder: Rebuilder, redis: RedisCluster, tokens: PageTokens,
     ) -> None:  # fmt: skip
-        self._home, self._profile, self._explainer, self._catalogue = home, profile, explainer, catalogue
-        self._progress, self._truth, self._facts, self._rebuilder, self._redis = (
-            progress,
-            truth,
-            facts,
-            rebuilder,
-            redis,
-        )
+        self._home, self._profile, self._explainer, self._progress = home, profile, explainer, progress
+        self._truth, self._facts, self._rebuilder, self._redis = truth, facts, rebuilder, redis
         self._home_positions, self._profile_tokens = Positions(tokens, "home"), tokens
 
     async def get_home_timeline(self, request: timelinepb.GetHomeTimelineRequest, call: Call) -> bytes:
@@ -63,7 +56,7 @@ class TimelineService:
         rest = timelinepb.GetHomeTimelineResponse(
             next_page_token=older, newer_token=self._home_positions.encode_newer(viewer_id, page.seen),
             gap=page.gap, degraded=page.degraded)  # fmt: skip
-        return b"".join(await self._catalogue.items(call, page.shown)) + rest.SerializeToString()
+        return b"".join([*(item.framed for item in page.items), rest.SerializeToString()])
 
     async def get_user_timeline(self, request: timelinepb.GetUserTimelineRequest, call: Call) -> bytes:
         """A page of one user's tweets. Tokens are the list's, whoever reads it."""
@@ -78,7 +71,7 @@ class TimelineService:
             older = place.encode_older(0, page.resume)
         rest = timelinepb.GetUserTimelineResponse(
             next_page_token=older, newer_token=place.encode_newer(0, page.seen), gap=page.gap)  # fmt: skip
-        return b"".join(await self._catalogue.items(call, page.shown)) + rest.SerializeToString()
+        return b"".join([*(item.framed for item in page.items), rest.SerializeToString()])
 
     async def explain_timeline_entry(
         self, request: timelinepb.ExplainTimelineEntryRequest, call: Call

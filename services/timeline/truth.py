@@ -7,6 +7,7 @@ from chirp.graph import v1 as graphpb
 from chirp.tweet import v1 as tweetpb
 from chirp.user import v1 as userpb
 from services.runtime.call import Call
+from services.timeline.positions import TOP
 from services.timeline.rules import Reference
 
 BATCH = 1000
@@ -40,6 +41,24 @@ class Truth:
             author_ids=author_ids, before_tweet_id=before, after_tweet_id=after, limit=limit)  # fmt: skip
         reply = await self._tweets.ListRecentByAuthors(request, **call.onward())
         return [Reference(item.tweet_id, item.author_id, item.in_reply_to_user_id, item.pull) for item in reply.items]
+
+    async def below(self, call: Call, author_ids: Iterable[int], ceiling: int, limit: int) -> AsyncGenerator[list[Reference]]:
+        """Tweets of authors below an id (positions.TOP for all), newest first, in stretches, until there are no more."""
+        found = await self.references(call, author_ids, limit=limit, before=0 if ceiling == TOP else ceiling)
+        while found:
+            yield found
+            if len(found) < limit:
+                return
+            found = await self.references(call, author_ids, limit=limit, before=found[-1].tweet_id)
+
+    async def above(self, call: Call, author_ids: Iterable[int], bound: int, limit: int) -> AsyncGenerator[list[Reference]]:
+        """Tweets of authors above an id, oldest first, likewise."""
+        found = await self.references(call, author_ids, limit=limit, after=max(bound, 1))
+        while found:
+            yield found
+            if len(found) < limit:
+                return
+            found = await self.references(call, author_ids, limit=limit, after=found[-1].tweet_id)
 
     async def tweets(self, call: Call, tweet_ids: Sequence[int]) -> list[tweetpb.TweetRecord]:
         """One record per id, deleted and unknown ones among them."""

@@ -11,8 +11,10 @@ read from the truth if its nonce is still there. Whatever was committed before t
 after it is pushed onto the list: nothing falls between.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
+
+from services.runtime.redisroutes import Answer
 
 CAPACITY = 800
 """Entries kept: Twitter's figure; 8.4 KB a home."""
@@ -56,12 +58,15 @@ class Sentinel:
             state, self.nonce, self.follow_revision, self.built_id, self.floor_id, self.started_ms)  # fmt: skip
 
     @staticmethod
-    def decode(raw: bytes | None) -> "Sentinel | None":
-        """None for a missing list, and for a tail that is no sentinel: such a list is built anew."""
-        if raw is None or raw[:1] != b"#":
+    def decode(raw: Answer) -> "Sentinel | None":
+        """None for a missing list, and for a tail that is no sentinel of this version: such a list is built anew."""
+        if not isinstance(raw, bytes) or raw[:1] != b"#":
             return None
-        state, *numbers = raw[1:].split(b":")
-        nonce, revision, built, floor, started = map(int, numbers)
+        try:
+            state, *numbers = raw[1:].split(b":")
+            nonce, revision, built, floor, started = map(int, numbers)
+        except ValueError:
+            return None
         return Sentinel(state == b"r", nonce, revision, built, floor, started)
 
     def serves(self, follow_revision: int, now_ms: int) -> bool:
@@ -84,11 +89,22 @@ class Window:
     """Whether these are all entries."""
 
 
-def parse(entries: Sequence[bytes], sentinel: Sentinel, asked: int) -> Window:
-    """A window from LRANGE's reply, of which `asked` elements were asked for."""
-    whole = len(entries) < asked or entries[-1][:1] == b"#"
-    ids = tuple(map(int, entries[:-1] if entries and entries[-1][:1] == b"#" else entries))
-    return Window(ids, sentinel, whole)
+def parse(entries: Answer, tail: Answer, asked: int) -> Window | None:
+    """A window from the replies to LRANGE, which asked for `asked` elements, and LINDEX; None for what is no window.
+
+    Between the two commands the list may have become another one. So where all of it was read, the sentinel among the
+    entries counts; and a list that ends without one was just being made, or is none of ours.
+    """
+    if not isinstance(entries, list) or not entries:
+        return None
+    whole = cast(bytes, entries[-1])[:1] == b"#"
+    sentinel = Sentinel.decode(entries[-1] if whole else tail)
+    if sentinel is None or not (whole or len(entries) == asked):
+        return None
+    try:
+        return Window(tuple(map(int, entries[:-1] if whole else entries)), sentinel, whole)
+    except ValueError:
+        return None
 
 
 BEGIN = """
@@ -108,16 +124,18 @@ Starts a build and returns nil; or returns the tail that another builder left, b
 
 FINISH = """
 local tail = redis.call('LINDEX', KEYS[1], -1)
-if tail ~= ARGV[1] then return 0 end
+if tail ~= ARGV[1] then return false end
+local pushed = redis.call('LRANGE', KEYS[1], 0, -2)
 redis.call('RPOP', KEYS[1])
 for first = 4, #ARGV, 500 do
   redis.call('RPUSH', KEYS[1], unpack(ARGV, first, math.min(first + 499, #ARGV)))
 end
 redis.call('RPUSH', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1
+return pushed
 """
-"""KEYS: window. ARGV: building sentinel, ready sentinel, life ms, entries newest first. 0 when another build took over."""
+"""KEYS: window. ARGV: building sentinel, ready sentinel, life ms, entries newest first. Returns what was pushed during the
+build; nil, and nothing is done, when another build took over or the window was thrown away."""
 
 TRIM = """
 local length = redis.call('LLEN', KEYS[1])

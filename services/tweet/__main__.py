@@ -6,24 +6,20 @@ from contextlib import AsyncExitStack
 from chirp.graph import v1 as graphpb
 from chirp.id import v1 as idpb
 from chirp.user import v1 as userpb
-from services.runtime import channel, jetstream, postgres, process
+from services.runtime import channel, jetstream, process
 from services.runtime.channel import Channel
 from services.runtime.clock import SystemClock
 from services.runtime.config import Config
 from services.runtime.logs import logger
 from services.runtime.metrics import Metrics
 from services.runtime.outbox import Bell
-from services.runtime.pool import Settings
 from services.runtime.process import Stop
 from services.runtime.rediscluster import RedisCluster
 from services.runtime.server import Server
-from services.tweet import assembly
-from services.tweet.store import SCHEMA
+from services.tweet import assembly, store
 from services.tweet.writer import Peers
 
 SERVICE = "chirp.tweet.v1.TweetService"
-FEW_WRITERS = Settings(min_size=2, max_size=4)
-"""One committer for tweets and one for deletions; the others are for statements whose callers stopped waiting."""
 
 
 async def main(stack: AsyncExitStack, config: Config) -> Stop:
@@ -47,10 +43,9 @@ async def _backends(stack: AsyncExitStack, config: Config, metrics: Metrics) -> 
 
     nats = await enter(jetstream.connect(config.nats, config.process, metrics))
     return assembly.Backends(
-        writes=await enter(postgres.connect(config.postgres, "tweet_write", metrics, settings=FEW_WRITERS)),
-        reads=await enter(postgres.connect(config.postgres, "tweet_read", metrics)),
+        pools=await enter(store.connect(config.postgres, metrics)),
         redis=await enter(RedisCluster.open(config.redis, metrics)),
-        bell=Bell(nats, SCHEMA),
+        bell=Bell(nats, store.SCHEMA),
         peers=Peers(
             idpb.IdServiceStub(await peer("id", "chirp.id.v1.IdService")),
             graphpb.GraphServiceStub(await peer("graph", "chirp.graph.v1.GraphService")),

@@ -11,7 +11,6 @@ from services.runtime.logs import Log
 from services.runtime.metrics import Metrics
 from services.runtime.notices import Notices
 from services.runtime.outbox import Bell
-from services.runtime.postgres import Database
 from services.runtime.rediscluster import RedisCluster
 from services.tweet import texts
 from services.tweet.authors import Authors
@@ -19,16 +18,15 @@ from services.tweet.events import Counts
 from services.tweet.reader import Reader
 from services.tweet.remover import Remover
 from services.tweet.service import TweetService
-from services.tweet.store import TweetStore
+from services.tweet.store import Pools, TweetStore
 from services.tweet.writer import Peers, Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What the service stands on. `writes` and `reads` are pools of the same primary."""
+    """What the service stands on."""
 
-    writes: Database
-    reads: Database
+    pools: Pools
     redis: RedisCluster
     bell: Bell
     peers: Peers
@@ -40,7 +38,7 @@ async def service(
     backends: Backends, max_weighted_length: int, metrics: Metrics, log: Log, clock: Clock
 ) -> AsyncGenerator[TweetService]:
     """The service; leaving waits until every write that was accepted is answered."""
-    store, counts, fences = TweetStore(backends.writes, backends.reads), Counts(metrics), Fences(backends.redis, clock)
+    store, counts, fences = TweetStore(backends.pools), Counts(metrics), Fences(backends.redis, clock)
     writer = Writer(store, backends.peers, fences, backends.bell, counts, metrics, log, clock)
     remover = Remover(store, fences, Notices(backends.redis, clock), backends.bell, counts, metrics, clock)
     authors = Authors(backends.users, metrics, clock)

@@ -30,11 +30,12 @@ Answer = TypeVar("Answer")
 Commit = Callable[[list[Item]], Awaitable[Sequence[Answer | Exception]]]
 
 
-async def once_each(items: Sequence[Item], commit: Commit[Item, Answer]) -> list[Answer | Exception]:
+async def once_each(items: Sequence[Item], commit: Commit[Item, Answer], on_replay: Callable[[], None]) -> list[Answer | Exception]:
     """Commits items of which the first of every key stands for all; one answer each, in order.
 
     The same payload gets the answer of the first, another one AlreadyExists, as if it had come later. A failure burns no
-    key: then the next payload of that key is tried. Raises only what `commit` raised when nothing was done.
+    key: then the next payload of that key is tried. `on_replay` is called for each success that is answered once more.
+    Raises only what `commit` raised when nothing was done.
     """
     leaders = _leaders(items)
     leading = [index for index, leader in enumerate(leaders) if index == leader]
@@ -43,22 +44,30 @@ async def once_each(items: Sequence[Item], commit: Commit[Item, Answer]) -> list
         answers[index] = answer
     again: list[int] = []
     for index, leader in enumerate(leaders):
+        if index == leader:
+            continue
+        failed = isinstance(answers[leader], Exception)
         if items[index].payload_hash == items[leader].payload_hash:
             answers[index] = answers[leader]
-        elif isinstance(answers[leader], Exception):
+            if not failed:
+                on_replay()
+        elif failed:
             again.append(index)
         else:
             answers[index] = reused(items[index].request_id)
     if again:
-        for index, answer in zip(again, await _attempted([items[index] for index in again], commit), strict=True):
+        later = await _attempted([items[index] for index in again], commit, on_replay)
+        for index, answer in zip(again, later, strict=True):
             answers[index] = answer
     return answers
 
 
-async def _attempted(items: list[Item], commit: Commit[Item, Answer]) -> Sequence[Answer | Exception]:
+async def _attempted(
+    items: list[Item], commit: Commit[Item, Answer], on_replay: Callable[[], None]
+) -> Sequence[Answer | Exception]:
     """What was committed before stands, whatever becomes of these."""
     try:
-        return await once_each(items, commit)
+        return await once_each(items, commit, on_replay)
     except Exception as error:
         return [error] * len(items)
 

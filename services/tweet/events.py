@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from chirp.tweet import v1 as tweetpb
 from services.runtime import ids, outbox
 from services.runtime.metrics import Metrics
-from services.tweet.model import Stored
+from services.tweet.model import Stored, timestamp
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _KINDS = {tweetpb.TWEET_KIND_ORIGINAL: "original", tweetpb.TWEET_KIND_REPLY: "reply"}
@@ -20,15 +20,14 @@ def created(tweet: Stored, pull: bool) -> outbox.Event:
         in_reply_to_tweet_id=tweet.in_reply_to_tweet_id,
         in_reply_to_user_id=tweet.in_reply_to_user_id,
         pull=pull,
+        occur_time=timestamp(ids.time_ms(tweet.tweet_id)),
     )
-    event.occur_time.FromMilliseconds(ids.time_ms(tweet.tweet_id))
     return outbox.event(f"tweet.created.{tweet.author_id}", tweet.author_id, event.SerializeToString())
 
 
 def deleted(tweet_id: int, author_id: int, now_ms: int) -> outbox.Event:
     """TweetDeleted on tweet.deleted.<author_id>."""
-    event = tweetpb.TweetDeleted(tweet_id=tweet_id, author_id=author_id)
-    event.occur_time.FromMilliseconds(now_ms)
+    event = tweetpb.TweetDeleted(tweet_id=tweet_id, author_id=author_id, occur_time=timestamp(now_ms))
     return outbox.event(f"tweet.deleted.{author_id}", author_id, event.SerializeToString())
 
 
@@ -40,7 +39,7 @@ class Counts:
         self._made = {kind: made.labels(name) for kind, name in _KINDS.items()}
         self._deleted = metrics.counter("chirp_tweet_deleted", "Tweets turned into tombstones.")
         replays = metrics.counter("chirp_tweet_replays", "Writes answered from an earlier commit, by what.", ["write"])
-        self._replays = {name: replays.labels(name) for name in ("create", "delete")}
+        self._create_replays, self._delete_replays = replays.labels("create"), replays.labels("delete")
         sizes = metrics.histogram("chirp_tweet_batch_size", "Writes committed together.", ["write"], buckets=_SIZES)
         self._sizes = {name: sizes.labels(name) for name in ("create", "delete")}
         self._collisions = metrics.counter("chirp_tweet_id_collisions", "Ids that were in use already.")
@@ -56,9 +55,13 @@ class Counts:
         self._sizes["delete"].observe(batch)
         self._deleted.inc(count)
 
-    def replayed(self, write: str) -> None:
-        """A write ("create", "delete") was answered from an earlier commit."""
-        self._replays[write].inc()
+    def create_replayed(self) -> None:
+        """A tweet was answered that an earlier request with the same key had made."""
+        self._create_replays.inc()
+
+    def delete_replayed(self) -> None:
+        """A deletion was answered as it had been to an earlier request with the same key."""
+        self._delete_replays.inc()
 
     def collided(self) -> None:
         """The database knew an id that the id service gave: two workers share a number, or its clock is wrong."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from chirp import errors
 from chirp.errors import v1 as errorspb
 from chirp.tweet import v1 as tweetpb
@@ -37,12 +39,10 @@ class Stored(NamedTuple):
             in_reply_to_tweet_id=self.in_reply_to_tweet_id,
             in_reply_to_user_id=self.in_reply_to_user_id,
             conversation_id=self.conversation_id,
+            create_time=timestamp(ids.time_ms(self.tweet_id)),
         )
         if self.entities:
             tweet.MergeFromString(self.entities)
-        seconds, milliseconds = divmod(ids.time_ms(self.tweet_id), 1_000)
-        tweet.create_time.seconds = seconds
-        tweet.create_time.nanos = milliseconds * 1_000_000
         return tweet
 
 
@@ -100,6 +100,12 @@ class Reference(NamedTuple):
     author_id: int
     in_reply_to_user_id: int
     pull: bool
+
+
+def timestamp(unix_ms: int) -> Timestamp:
+    """A moment as messages have it."""
+    seconds, milliseconds = divmod(unix_ms, 1_000)
+    return Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000)
 
 
 def fence(user_id: int) -> str:

@@ -50,7 +50,7 @@ class Remover:
         await self._committer.close()
 
     async def _flush(self, removals: list[Removal]) -> Sequence[bool | Exception]:
-        return await once_each(removals, self._commit)
+        return await once_each(removals, self._commit, self._counts.delete_replayed)
 
     async def _commit(self, removals: list[Removal]) -> Sequence[bool | Exception]:
         """Raises only if nothing was deleted, or if that is unknown (Unavailable); deleting again does no harm."""
@@ -88,7 +88,7 @@ class Remover:
             return errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, "the request_id expired this moment")
         if claim.payload_hash != removal.payload_hash:
             return reused(removal.request_id)
-        self._counts.replayed("delete")
+        self._counts.delete_replayed()
         return claim.already_deleted
 
 

@@ -4,20 +4,26 @@ A write is one statement that commits by itself: the rows that wait together com
 same everywhere, so that batches of different processes do not deadlock: tweets by id, then keys in order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row
 from psycopg.types.numeric import Int8
 
+from services.runtime import postgres
 from services.runtime.arrays import BoolArray, ByteaArray, Int2Array, Int8Array, TextArray
+from services.runtime.metrics import Metrics
 from services.runtime.outbox import Event, columns
+from services.runtime.pool import Settings
 from services.runtime.postgres import Database
 from services.tweet.model import Claim, Reference, Removal, Stored
 
 SCHEMA = "tweet"
 
-_INSERT = """
+INSERT = """
 with input as materialized (
     select * from unnest(
         %s::bigint[], %s::bigint[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bytea[],
@@ -52,7 +58,7 @@ with input as materialized (
 select tweet_id from winner
 """
 
-_DELETE = """
+DELETE = """
 with input as materialized (
     select * from unnest(
         %s::bigint[], %s::bigint[], %s::text[], %s::bytea[], %s::boolean[], %s::smallint[], %s::text[], %s::bytea[]
@@ -85,7 +91,7 @@ with input as materialized (
 select ordinal, already_deleted from winner
 """
 
-_REPLAY = """
+REPLAY = """
 with used as (
     update tweet.idempotency set replays = replays + 1
     from unnest(%s::bigint[], %s::text[]) as wanted (actor_id, request_id)
@@ -98,29 +104,35 @@ select
 from used join tweet.tweet using (tweet_id)
 """
 
-_GET = """
+GET = """
 select tweet_id, author_id, kind, in_reply_to_tweet_id, in_reply_to_user_id, conversation_id, text, entities
 from tweet.tweet where tweet_id = any(%s::bigint[])
 """
 
-_NEWEST = """
+# No equality on the author: with one, the order would be that of the primary key too, and with the statistics of a young
+# table the planner walks all tweets to find the few of an author. Rows compared as pairs are a range of one index alone.
+NEWEST = """
 select tweet.tweet_id, tweet.author_id, tweet.in_reply_to_user_id, tweet.pull
 from unnest(%s::bigint[], %s::bigint[]) as author (author_id, start)
 cross join lateral (
     select tweet_id, author_id, in_reply_to_user_id, pull from tweet.tweet
-    where author_id = author.author_id and tweet_id < author.start and tweet_id > %s::bigint and delete_time is null
-    order by tweet_id desc limit %s::bigint
+    where delete_time is null
+        and (author_id, tweet_id) < (author.author_id, author.start)
+        and (author_id, tweet_id) > (author.author_id, %s::bigint)
+    order by author_id desc, tweet_id desc limit %s::bigint
 ) as tweet
 order by tweet.tweet_id desc limit %s::bigint
 """
 
-_OLDEST = """
+OLDEST = """
 select tweet.tweet_id, tweet.author_id, tweet.in_reply_to_user_id, tweet.pull
 from unnest(%s::bigint[], %s::bigint[]) as author (author_id, start)
 cross join lateral (
     select tweet_id, author_id, in_reply_to_user_id, pull from tweet.tweet
-    where author_id = author.author_id and tweet_id > author.start and tweet_id < %s::bigint and delete_time is null
-    order by tweet_id limit %s::bigint
+    where delete_time is null
+        and (author_id, tweet_id) > (author.author_id, author.start)
+        and (author_id, tweet_id) < (author.author_id, %s::bigint)
+    order by author_id, tweet_id limit %s::bigint
 ) as tweet
 order by tweet.tweet_id limit %s::bigint
 """
@@ -129,16 +141,47 @@ Key = tuple[int, str]
 """An actor and the request_id that they chose."""
 
 
+PLANNING = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+"""Every statement goes by an index. A plan is made once; made while a table was small it must not scan it ever after."""
+FEW = Settings(min_size=2, max_size=4)
+"""Connections for what is committed or read by one task; the others are for statements whose caller stopped waiting."""
+
+
+class Pools(NamedTuple):
+    """Pools of the primary, of different use, so that none starves another."""
+
+    writes: Database
+    reads: Database
+    """By id."""
+    lists: Database
+    """By author."""
+
+
+@asynccontextmanager
+async def connect(dsn: str, metrics: Metrics) -> AsyncGenerator[Pools]:
+    """Opens the pools; does not wait for the server."""
+    async with (
+        postgres.connect(_planned(dsn, PLANNING), "tweet_write", metrics, settings=FEW) as writes,
+        postgres.connect(_planned(dsn, PLANNING), "tweet_read", metrics, settings=FEW) as reads,
+        postgres.connect(_planned(dsn, PLANNING), "tweet_list", metrics) as lists,
+    ):
+        yield Pools(writes, reads, lists)
+
+
+def _planned(dsn: str, options: str) -> str:
+    given = conninfo_to_dict(dsn).get("options") or ""
+    return make_conninfo(dsn, options=f"{given} {options}".strip())
+
+
 class IdInUse(Exception):
     """A tweet of that id exists already; nothing was written."""
 
 
 class TweetStore:
-    """The tables of the schema `tweet`. Writes and reads have pools of their own, so that neither starves the other."""
+    """The tables of the schema `tweet`."""
 
-    def __init__(self, writes: Database, reads: Database) -> None:
-        """Both are pools of the primary."""
-        self._writes, self._reads = writes, reads
+    def __init__(self, pools: Pools) -> None:
+        self._writes, self._reads, self._lists = pools
 
     async def insert(
         self, rows: Sequence[Stored], pulls: Sequence[bool], keys: Sequence[tuple[str, bytes]], events: Sequence[Event]
@@ -162,7 +205,7 @@ class TweetStore:
             Int8Array(parents),
         )
         try:
-            return set(await self._writes.query(_INSERT, parameters, row=scalar_row))
+            return set(await self._writes.query(INSERT, parameters, row=scalar_row))
         except UniqueViolation as error:
             raise IdInUse from error
 
@@ -181,7 +224,7 @@ class TweetStore:
             Int8Array(sorted(set(tweets))),
         )
         answers: list[bool | None] = [None] * len(removals)
-        for ordinal, already_deleted in await self._writes.query(_DELETE, parameters):
+        for ordinal, already_deleted in await self._writes.query(DELETE, parameters):
             answers[order[ordinal - 1]] = already_deleted
         return answers
 
@@ -189,12 +232,12 @@ class TweetStore:
         """What keys were used for, after a commit of its own: whatever it says has reached the standbys then."""
         wanted = sorted(set(keys))
         parameters = (Int8Array([key[0] for key in wanted]), TextArray([key[1] for key in wanted]))
-        rows = await self._writes.query(_REPLAY, parameters)
+        rows = await self._writes.query(REPLAY, parameters)
         return {(row[0], row[1]): Claim(row[2], row[3], Stored(*row[4:])) for row in rows}
 
     async def get(self, tweet_ids: Iterable[int], timeout: float | None = None) -> dict[int, Stored]:
         """Tweets and tombstones by id; ids that never were are left out."""
-        rows = await self._reads.query(_GET, (Int8Array(list(tweet_ids)),), row=args_row(Stored), timeout=timeout)
+        rows = await self._reads.query(GET, (Int8Array(list(tweet_ids)),), row=args_row(Stored), timeout=timeout)
         return {row.tweet_id: row for row in rows}
 
     async def recent(
@@ -202,8 +245,8 @@ class TweetStore:
     ) -> list[Reference]:
         """See `recent.Fetch`. Each author costs one descent of the index and at most `each` of its entries."""
         parameters = (Int8Array(author_ids), Int8Array(starts), Int8(end), Int8(each), Int8(limit))
-        return await self._reads.query(_OLDEST if upwards else _NEWEST, parameters, row=args_row(Reference))
+        return await self._lists.query(OLDEST if upwards else NEWEST, parameters, row=args_row(Reference))
 
     async def healthy(self) -> bool:
-        """Whether a statement gets through both pools."""
+        """Whether statements get through."""
         return await self._writes.healthy() and await self._reads.healthy()

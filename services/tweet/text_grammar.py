@@ -107,9 +107,7 @@ _NOT_AFTER_TLD = frozenset(_ALNUM + "@+-")
 _PORT = re.compile(r":[0-9]++")
 _PATH_CHARS = rf"A-Za-z0-9{_CYRILLIC}{LATIN}!*';:=+,.$/%#\[\]\-\u2013_~@|&"
 # Parentheses belong to a path when balanced, one level deep: wiki/Primer_(film).
-_PATH = re.compile(
-    rf"/(?:[{_PATH_CHARS}]++|\((?:[{_PATH_CHARS}]++|(?=\())(?:\([{_PATH_CHARS}]++\)[{_PATH_CHARS}]*+)?+\))*+"
-)
+_PATH = re.compile(rf"/(?:[{_PATH_CHARS}]++|\((?:[{_PATH_CHARS}]++|(?=\())(?:\([{_PATH_CHARS}]++\)[{_PATH_CHARS}]*+)?+\))*+")
 _PATH_LOOSE_ENDS = "!*';:,.$%[]\u2013~@|&"
 _QUERY = re.compile(r"\?[A-Za-z0-9!?*'@();:&=+$/%#\[\]\-_.,~|]*+")
 _QUERY_LOOSE_ENDS = "!?*'@();:+$%[].,~|"

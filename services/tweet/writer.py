@@ -75,7 +75,7 @@ class Writer:
         await self._committer.close()
 
     async def _flush(self, drafts: list[Draft]) -> Sequence[Stored | Exception]:
-        return await once_each(drafts, self._commit)
+        return await once_each(drafts, self._commit, self._counts.create_replayed)
 
     async def _commit(self, drafts: list[Draft]) -> Sequence[Stored | Exception]:
         """Raises only if nothing was written, or if that is unknown (Unavailable)."""
@@ -168,7 +168,7 @@ class Writer:
             return _parent_missing(draft.in_reply_to_tweet_id, parent)
         if claim.payload_hash != draft.payload_hash:
             return reused(draft.request_id)
-        self._counts.replayed("create")
+        self._counts.create_replayed()
         # A tombstone has lost its text, but the same payload says it again.
         return claim.tweet._replace(text=draft.text, entities=draft.entities) if claim.tweet.deleted else claim.tweet
 

@@ -29,7 +29,7 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
     redis = await stack.enter_async_context(RedisCluster.open(config.redis, metrics))
     nats = await stack.enter_async_context(jetstream.connect(config.nats, "user", metrics))
     peer = channel.connect(config.peer("id"), "chirp.id.v1.IdService", metrics)
-    ids = idpb.IdServiceAsyncStub(await stack.enter_async_context(peer))
+    ids = idpb.IdServiceStub(await stack.enter_async_context(peer))
     events = UserEvents(metrics, clock)
     store = UserStore(database, events, metrics)
     server = Server(config, metrics, log, clock)

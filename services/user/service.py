@@ -20,7 +20,7 @@ class UserService:
     def __init__(
         self,
         store: UserStore,
-        ids: idpb.IdServiceAsyncStub,
+        ids: "idpb.IdServiceAsyncStub",
         fences: Fences,
         bell: Bell,
         events: UserEvents,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import sys
 import textwrap
 import time
@@ -24,15 +25,15 @@ from services.cluster.supervisor import Supervisor
 from tests.running import Lines
 from tests.waiting import eventually
 
-# Serves when it listens; says so in its log; ends orderly on TERM.
+# Listens (the kernel answers for it) and waits for TERM, which is blocked so that it cannot come at a wrong moment.
 LISTENER = """
 import signal, socket, sys
-signal.signal(signal.SIGTERM, lambda *_: (print("orderly end", flush=True), sys.exit(0)))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print("listening", flush=True)
-while True:
-    door.accept()[0].close()
+signal.sigwait([signal.SIGTERM])
+print("orderly end", flush=True)
 """
+STUBBORN = LISTENER.replace("[signal.SIGTERM])\nprint", "[signal.SIGUSR1])\nprint")
 
 Build = Callable[..., Program]
 Start = Callable[..., Supervisor]
@@ -168,6 +169,32 @@ async def test_a_taken_port_names_its_holder_and_the_way_out(build: Build, super
     assert "--port-offset" in str(told.value)
 
 
+async def test_the_port_of_a_running_program_cannot_be_taken_between_two_lives(build: Build, supervise: Start) -> None:
+    program = build("a")
+    supervisor = supervise(program)
+    await supervisor.start()
+    supervisor.children["a"].send(signal.SIGKILL)
+    with socket.socket() as thief, pytest.raises(OSError, match="in use"):
+        thief.bind((LOOPBACK, program.ports[0].number))
+    await supervisor.children["a"].healthy()
+
+
+async def test_a_port_that_an_outgoing_connection_holds_is_waited_for(
+    build: Build, supervise: Start, ports: FreePorts, lines: Lines
+) -> None:
+    program = build("a")
+    with socket.create_server((LOOPBACK, ports.take())) as door, socket.socket() as client:
+        client.bind((LOOPBACK, program.ports[0].number))
+        client.connect(door.getsockname())
+        # Closed with a reset: an orderly end keeps the port for another minute.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asyncio.get_running_loop().call_later(0.1, client.close)
+        await supervise(program).start()
+    # Whose it is the kernel's table says most of the time: it is not consistent while connections come and go.
+    assert f"port {program.ports[0].number} (a, test) is taken by" in lines.said[0]
+    assert lines.said[0].endswith("waiting for it")
+
+
 async def test_one_failure_leaves_nothing_running(build: Build, tmp_path: Path, lines: Lines) -> None:
     units = (build("a"), build("b", "raise SystemExit(1)", needs=("a",)))
     supervisor = Supervisor(units, tmp_path, {}, lines)
@@ -186,8 +213,7 @@ async def test_stop_is_orderly_also_for_a_frozen_process(build: Build, supervise
 
 
 async def test_what_ignores_the_stop_signal_is_killed(build: Build, supervise: Start, lines: Lines) -> None:
-    stubborn = LISTENER.replace('lambda *_: (print("orderly end", flush=True), sys.exit(0))', "signal.SIG_IGN")
-    supervisor = supervise(build("stubborn", stubborn, stop_timeout=0.1))
+    supervisor = supervise(build("stubborn", STUBBORN, stop_timeout=0.1))
     await supervisor.start()
     await supervisor.stop()
     assert "stubborn did not stop within 0.1 s: killed" in lines.said

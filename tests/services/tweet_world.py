@@ -16,15 +16,14 @@ from chirp.graph import v1 as graphpb
 from chirp.id import v1 as idpb
 from chirp.tweet import v1 as tweetpb
 from chirp.user import v1 as userpb
-from services.runtime import ids, jetstream, logs, postgres
+from services.runtime import ids, jetstream, logs
 from services.runtime.call import Call
 from services.runtime.clock import SystemClock
 from services.runtime.metrics import Metrics
 from services.runtime.outbox import Bell
-from services.runtime.pool import Settings
 from services.runtime.postgres import Database
 from services.runtime.rediscluster import RedisCluster
-from services.tweet import assembly
+from services.tweet import assembly, store
 from services.tweet.service import TweetService
 from services.tweet.writer import Peers
 
@@ -54,7 +53,9 @@ class Ids(Away):
     last: int = 0
     next_ids: list[int] = field(default_factory=list[int])
 
-    async def GenerateIds(self, request: idpb.GenerateIdsRequest, *, timeout: float, metadata: Any = None) -> idpb.GenerateIdsResponse:
+    async def GenerateIds(
+        self, request: idpb.GenerateIdsRequest, *, timeout: float, metadata: Any = None
+    ) -> idpb.GenerateIdsResponse:
         self._called(timeout)
         await asyncio.sleep(0)
         return idpb.GenerateIdsResponse(ids=[self._next() for _ in range(request.count)])
@@ -146,20 +147,19 @@ def author() -> int:
 
 
 @asynccontextmanager
-async def open_world(dsn: str, redis_nodes: str, nats_url: str, settings: Settings = Settings()) -> AsyncIterator[World]:
+async def open_world(dsn: str, redis_nodes: str, nats_url: str) -> AsyncIterator[World]:
     """The service on these backends, with peers of its own."""
     metrics, log = Metrics("tweet"), logs.silent()
     ids, graph, users = Ids(), Graph(), Users()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        database = await enter(postgres.connect(dsn, "tweet_write", metrics, settings=settings))
+        pools = await enter(store.connect(dsn, metrics))
         backends = assembly.Backends(
-            writes=database,
-            reads=await enter(postgres.connect(dsn, "tweet_read", metrics, settings=settings)),
+            pools=pools,
             redis=await enter(RedisCluster.open(redis_nodes, metrics)),
             bell=Bell(await enter(jetstream.connect([nats_url], "tweet", metrics)), "tweet"),
             peers=Peers(ids, graph),  # type: ignore[arg-type]
             users=users,  # type: ignore[arg-type]
         )
         service = await enter(assembly.service(backends, 280, metrics, log, SystemClock()))
-        yield World(service, database, backends.redis, metrics, ids, graph, users)
+        yield World(service, pools.writes, backends.redis, metrics, ids, graph, users)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import cast
 from services.cluster.ports import FreePorts
 from services.cluster.redis_servers import Node, command
 from services.runtime.metrics import Metrics
-from services.runtime.redisnode import Patience
 from services.runtime.rediscluster import RedisCluster
+from services.runtime.redisnode import Patience
 from services.runtime.resp import SLOTS, CacheUnavailable, key_slot
 from tests.running import BackendServers
 from tests.waiting import eventually
 
 NAMES = ("redis-1", "redis-2", "redis-3")
+UNHURRIED = Patience(reply=2.0, connect=2.0)
+"""For tests that are about other things than time, on machines that are busy."""
 
 
 class PrivateCluster:
@@ -34,6 +37,12 @@ class PrivateCluster:
     def name_of(self, key: bytes) -> str:
         """The server that owned the key's slot from the beginning."""
         return NAMES[_third(key)]
+
+    async def calls(self, name: str) -> int:
+        """How often a command was executed, on all servers together."""
+        statistics = [str(await command(node, "INFO", "commandstats")) for node in self.nodes]
+        found = [re.search(rf"cmdstat_{name}:calls=(\d+)", each) for each in statistics]
+        return sum(int(each[1]) for each in found if each)
 
     async def identity(self, node: Node) -> str:
         """The node id by which the cluster knows it."""

@@ -124,6 +124,5 @@ async def test_what_was_released_is_free_again_after_all_that_rested_longer(test
 
 
 def test_there_are_1024_worker_ids(database: str) -> None:
-    with psycopg.connect(database) as connection:
-        with pytest.raises(psycopg.errors.CheckViolation):
-            connection.execute("insert into id.worker_lease (worker_id) values (1024)")
+    with psycopg.connect(database) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute("insert into id.worker_lease (worker_id) values (1024)")

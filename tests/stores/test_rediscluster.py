@@ -16,7 +16,7 @@ from services.runtime.metrics import Metrics
 from services.runtime.rediscluster import CHUNK, RedisCluster
 from services.runtime.redisnode import Patience
 from services.runtime.resp import CacheUnavailable, RedisError, around_key, key_slot, pack
-from tests.stores.redis_faults import PrivateCluster, connected, keys_on, metric
+from tests.stores.redis_faults import UNHURRIED, PrivateCluster, connected, keys_on, metric
 
 UNIQUE = count()
 REPEATABLE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -34,7 +34,7 @@ NAMES = st.lists(
 
 @pytest.fixture(scope="module")
 async def redis(redis_nodes: str) -> AsyncIterator[RedisCluster]:
-    async with connected(redis_nodes) as client:
+    async with connected(redis_nodes, UNHURRIED) as client:
         yield client
 
 
@@ -80,9 +80,7 @@ async def test_scatter_answers_each_command_in_its_place(redis: RedisCluster, na
 @given(names=NAMES, absent=st.sets(st.integers(0, 59)))
 async def test_push_answers_each_key_in_its_place(redis: RedisCluster, names: list[bytes], absent: set[int]) -> None:
     keys = fresh(names)
-    await redis.scatter(
-        [(key, pack("RPUSH", key, *range(index % 5 + 1))) for index, key in enumerate(keys) if index not in absent]
-    )
+    await redis.scatter([(key, pack("RPUSH", key, *range(index % 5 + 1))) for index, key in enumerate(keys) if index not in absent])
     expected = [0 if index in absent else index % 5 + 2 for index in range(len(keys))]
     head, tail = around_key("LPUSHX", "entry")
     assert await redis.push(keys, head, tail) == expected
@@ -164,7 +162,7 @@ async def test_rare_commands_go_through_the_library(redis: RedisCluster, prefix:
 
 
 async def test_flushed_servers_answer_with_nothing(servers: PrivateCluster) -> None:
-    async with connected(servers.addresses) as redis:
+    async with connected(servers.addresses, UNHURRIED) as redis:
         keys = [b"flush:{%d}" % number for number in range(100)]
         head, tail = around_key("LPUSHX", "x")
         await redis.scatter([(key, pack("RPUSH", key, "x")) for key in keys])
@@ -176,7 +174,7 @@ async def test_flushed_servers_answer_with_nothing(servers: PrivateCluster) -> N
 
 
 async def test_a_moved_slot_costs_one_more_round_trip_once(servers: PrivateCluster) -> None:
-    async with connected(servers.addresses) as redis:
+    async with connected(servers.addresses, UNHURRIED) as redis:
         keys = keys_on(0, 6, "moved")
         await redis.scatter([(key, pack("RPUSH", key, "x")) for key in keys])
         grouped = redis.group(keys)
@@ -192,7 +190,7 @@ async def test_a_moved_slot_costs_one_more_round_trip_once(servers: PrivateClust
 
 
 async def test_a_slot_on_the_move_is_asked_for_at_both_ends(servers: PrivateCluster) -> None:
-    async with connected(servers.addresses) as redis:
+    async with connected(servers.addresses, UNHURRIED) as redis:
         stays, goes, new = (b"%b:{ask}" % name for name in (b"stays", b"goes", b"new"))
         await redis.run(stays, pack("SET", stays, 1), pack("SET", goes, 2))
         async with servers.moving(b"{ask}", [goes]):

@@ -100,3 +100,36 @@ def test_every_code_was_considered() -> None:
 def _passes(code: grpc.StatusCode) -> bool:
     kinds = {kind.code: kind for kind in errors.ServiceError.__subclasses__()}
     return code in kinds and transient(kinds[code](errorspb.ERROR_REASON_UNSPECIFIED, ""))
+
+
+class SlowNats:
+    """A connection whose publish takes its time."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.client = self
+        self.published: list[str] = []
+        self.go = asyncio.Event()
+
+    async def publish(self, subject: str) -> None:
+        self.published.append(subject)
+        await self.go.wait()
+
+
+async def test_a_ring_during_a_ring_is_not_lost() -> None:
+    nats = SlowNats()
+    bell = outbox.Bell(nats, "shop")  # type: ignore[arg-type]
+    bell.ring()
+    bell.ring()
+    await asyncio.sleep(0)
+    assert nats.published == ["outbox.bell.shop"], "one turn of the loop, one ring"
+    bell.ring()
+    bell.ring()
+    nats.go.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert nats.published == ["outbox.bell.shop"] * 2
+    bell.ring()
+    await asyncio.sleep(0)
+    assert len(nats.published) == 3

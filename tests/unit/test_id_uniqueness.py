@@ -1,5 +1,6 @@
 """No two ids are equal and each process issues them in order, whatever clocks, crashes, pauses and lost answers do."""
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -107,22 +108,16 @@ class Process:
         self.issued: list[int] = []
 
     def take(self, count: int) -> None:
-        try:
+        with contextlib.suppress(errors.Unavailable):
             self.issued += run(self.generator.take(count))
-        except errors.Unavailable:
-            pass
 
     def refresh(self) -> None:
-        try:
+        with contextlib.suppress(errors.Unavailable):
             run(self.lease.refresh())
-        except errors.Unavailable:
-            pass
 
     def release(self) -> None:
-        try:
+        with contextlib.suppress(errors.Unavailable):
             run(self.lease.release())
-        except errors.Unavailable:
-            pass
 
     async def _sleep(self, seconds: float) -> None:
         self._time.passed_ms += max(1, round(seconds * 1_000))

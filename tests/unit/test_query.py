@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -125,10 +126,13 @@ REFUSED = [
     "a_uint32=-1", "a_uint64=18446744073709551616", "a_double=", "a_double=abc", "a_double=nan", "a_double=inf", "a_double=1e999",
     "a_double=1_0", "a_float=3.5e38", "a_double=" + "9" * 5000, "a_bool=", "a_bool=yes", "a_bool=tRUE", "colour=", "colour=RED",
     "colour=colour_red", "colour=3", "colour=null", "some_bytes=!", "some_bytes=YQ===", "some_bytes=A", "a_string=1&a_string=2",
-    "a_string=1&aString=2", "leaf.name=1&leaf.name=2", "born_time=yesterday", "born_time=2024-01-31", "born_time=2024-13-01T00:00:00Z",
+    "a_string=1&aString=2", "leaf.name=1&leaf.name=2", "born_time=yesterday", "born_time=2024-01-31",
+    "born_time=2024-13-01T00:00:00Z",
     "born_time=0000-01-01T00:00:00Z", "born_time=2024-01-31T12:00:00", "born_time=9999-12-31T23:59:59-01:00", "born_time=",
-    "age=1", "age=1m", "age=", "age=999999999999s", "mask=a..b", "mask=,", "mask=a b", "wrapped_int64=x", "wrapped_bool=2", "wrapped_int64=",
-    "struct=1", "struct=%7B", "value=", "value=NaN", "list_value=%7B%7D", "chosen_string=a&chosen_int64=1", "chosen_string=a&chosen_leaf.name=b",
+    "age=1", "age=1m", "age=", "age=999999999999s", "mask=a..b", "mask=,", "mask=a b", "wrapped_int64=x", "wrapped_bool=2",
+    "wrapped_int64=",
+    "struct=1", "struct=%7B", "value=", "value=NaN", "list_value=%7B%7D", "chosen_string=a&chosen_int64=1",
+    "chosen_string=a&chosen_leaf.name=b",
     "chosen_string=a&chosen_string=b", "a_string=%zz", "a_string=%ff", "%=1", "%ff=1", "a_string=%", "born_time=1&born_time=2",
     "child." * 40 + "a_string=x", "wrapped_int64.value=1", "born_time.seconds=1", "[x]=1", "=1", "labels[x]y=1",
 ]  # fmt: skip
@@ -174,10 +178,8 @@ NAMES = [field.name for field in ANIMAL.DESCRIPTOR.fields] + ["leaf.name", "labe
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.text(max_size=8)), max_size=4))
 def test_any_values_are_taken_or_refused(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={text}" for name, text in pairs)
-    try:
+    with contextlib.suppress(WrongValue, MalformedJson):
         read(query.encode("utf-8", "surrogatepass"))
-    except (WrongValue, MalformedJson):
-        pass
 
 
 @given(st.binary(max_size=40))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,8 @@ REFUSED = [
     "/a/b/**:", "/a/b/{x}:", "/a/{", "/a/{x", "/a/{x.", "/a/{x=b:go}", "{x}", "{x=/a}", "a/b", "a/{x}/b:go", "/a/{x=/b}",
     "/{x=a/{y=b}}", "/{x={y}}", "/a{x}", "/{x}a", "/a{x}b", "/{x}a{y}", "/a/b{x}/s", "/a/{x}b/s", "/{1}", "/{x.1}", "/{-}",
     "/{x-}", "/{x.}", "/{.x}", "/{x..y}", "/a?b=c", "/a b", "/a#b", "/a:b/c", "/a/{x/y}/b", "/a%1", "/a%", "/a%zz", "/a*", "/*a",
-    "/a/***", "/**/a", "/a/**/b", "/a/**/*", "/a/**/**", "/{x=**}/a", "/{x=a/**}/{y=*}", "/{x=**/a}", "/{a}/{a}", "/{a.b}/b/{a.b=*}",
+    "/a/***", "/**/a", "/a/**/b", "/a/**/*", "/a/**/**", "/{x=**}/a", "/{x=a/**}/{y=*}", "/{x=**/a}", "/{a}/{a}",
+    "/{a.b}/b/{a.b=*}",
     "/a}", "/a:b:", "/{x=}", "/{x=a/}", "/{x = a}", "/ü", "/%ff", "/a\n", "/{x}\n", "/a:*", "/a:{x}", "/|", "/\\",
 ]  # fmt: skip
 
@@ -300,10 +303,8 @@ def test_a_very_long_path_costs_no_stack() -> None:
 @given(st.text(max_size=40))
 def test_any_path_is_found_or_not(path: str) -> None:
     raw = path.encode("utf-8", "surrogatepass").decode("latin-1")
-    try:
+    with contextlib.suppress(NoRoute, UndecodablePath):
         matcher(*SHOP[:14]).find("GET", "/" + raw)
-    except (NoRoute, UndecodablePath):
-        pass
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20))

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.runtime import ids
+from services.runtime.resp import RedisError
 from services.timeline import window
 from services.timeline.sources import Source, merge, of_window
 from services.timeline.window import LATENESS_MS, Sentinel, Window
@@ -48,10 +49,27 @@ def test_a_build_is_believed_in_for_five_seconds() -> None:
 
 
 def test_parsing_knows_whether_all_was_read() -> None:
+    tail, later = ready().encode(), ready(floor=9).encode()
+    assert window.parse([b"3", b"2", tail], later, 3) == Window((3, 2), ready(), whole=True)
+    assert window.parse([b"3", b"2"], tail, 2) == Window((3, 2), ready(), whole=False)
+    assert window.parse([tail], tail, 10) == Window((), ready(), whole=True)
+
+
+def test_what_became_another_list_while_it_was_read_is_no_window() -> None:
     tail = ready().encode()
-    assert window.parse([b"3", b"2", tail], ready(), 3) == Window((3, 2), ready(), whole=True)
-    assert window.parse([b"3", b"2"], ready(), 2) == Window((3, 2), ready(), whole=False)
-    assert window.parse([tail], ready(), 10) == Window((), ready(), whole=True)
+    assert window.parse([], tail, 10) is None
+    assert window.parse([b"3", b"2"], tail, 10) is None
+    assert window.parse([b"3"], None, 1) is None
+    building = Sentinel(False, 7, 0, 0, 0, NOW)
+    assert window.parse([b"3", building.encode()], tail, 10) == Window((3,), building, whole=True)
+
+
+def test_what_is_no_list_of_ours_is_no_window() -> None:
+    tail = ready().encode()
+    assert window.parse(RedisError("WRONGTYPE"), RedisError("WRONGTYPE"), 10) is None
+    assert window.parse([b"three", tail], tail, 10) is None
+    assert window.parse([b"3", b"#r:of:another:version"], tail, 10) is None
+    assert window.parse([b"3", b"2"], b"#r:1", 2) is None
 
 
 def test_a_whole_window_vouches_down_to_its_floor() -> None:

@@ -20,10 +20,12 @@ def problems(**fields: Any) -> dict[str, str]:
     try:
         check(pb.Ruled(**{**RIGHT, **fields}))
     except errors.InvalidArgument as error:
-        assert error.reason == errorspb.ERROR_REASON_FIELD_INVALID
-        assert len({violation.field for violation in error.violations}) == len(error.violations)
-        return dict(error.violations)
-    return {}
+        found = error
+    else:
+        return {}
+    assert found.reason == errorspb.ERROR_REASON_FIELD_INVALID
+    assert len({violation.field for violation in found.violations}) == len(found.violations)
+    return dict(found.violations)
 
 
 def test_a_right_message_passes() -> None:

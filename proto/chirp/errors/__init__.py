@@ -220,9 +220,7 @@ def reason_name(reason: errorspb.ErrorReason.ValueType) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError) -> ServiceError:
-    """The ServiceError behind what a bare grpc stub raised; without a status in the trailers, code and text alone
-    decide.
-    """
+    """The ServiceError behind what a bare grpc stub raised; without a status in the trailers, code and text alone decide."""
     code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
     for key, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
         if key == STATUS_METADATA_KEY:

@@ -30,14 +30,15 @@ create table graph.followers (
 
 create index followers_latest on graph.followers (followee_id, position);
 
--- What is counted of a user, and the lock under which the user's edges change. Made with the first edge.
+-- What is counted of a user, and the lock and version of all the user's edges: no edge changes without its two accounts.
+-- Made with the first edge.
 create table graph.account (
     user_id bigint primary key,
     follower_count bigint not null default 0 check (follower_count >= 0),
     following_count bigint not null default 0 check (following_count >= 0),
     -- Rises with every follow by the user.
     follow_revision bigint not null default 0,
-    -- Rises with every follow and unfollow by the user.
+    -- Rises with every follow and unfollow by the user, and with every request of the user's that is remembered.
     edge_revision bigint not null default 0,
     -- Rises with every follow and unfollow of the user.
     follower_revision bigint not null default 0

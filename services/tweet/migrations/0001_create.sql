@@ -26,7 +26,8 @@ create table tweet.tweet (
     autovacuum_vacuum_scale_factor = 0.01
 );
 
-create index tweet_by_author on tweet.tweet (author_id, tweet_id desc)
+-- Read backwards for the newest. Both ascending, so that a range of (author_id, tweet_id) is a range of the index.
+create index tweet_by_author on tweet.tweet (author_id, tweet_id)
     include (in_reply_to_user_id, pull) where delete_time is null;
 
 create table tweet.idempotency (

@@ -1,0 +1,1 @@
+"""Floors: the least that each path could cost on this machine, as small programs of their own."""

@@ -3,9 +3,9 @@
 Chosen by measurement (2 cores, wrk -c32, median CPU of the process per request, all under SCHED_BATCH). A handler that does
 nothing costs 27 µs behind uvicorn, 20 behind granian's ASGI and 17 behind its RSGI. But as soon as a handler waits for
 another service, granian's threads and our loop wake each other for every request, and a page of 20 tweets costs the same
-behind both: 192 µs behind uvicorn, 196 behind granian. RSGI hands over paths already decoded, so that `%2F` and bad UTF-8 cannot be told apart. And
-granian embedded is called experimental by itself: it shares a taken port in silence, cannot end a request that hangs, and
-aborts at exit after a broken chunk.
+behind both: 192 µs behind uvicorn, 196 behind granian. RSGI hands over paths already decoded, so that `%2F` and bad UTF-8
+cannot be told apart. And granian embedded is called experimental by itself: it shares a taken port in silence, cannot end a
+request that hangs, and panics at exit after a broken chunk.
 
 Added here: a time limit for request heads and a limit of their size, both of which uvicorn leaves open, and errors of
 HTTP itself in the shape of all others.

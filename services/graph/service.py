@@ -7,6 +7,7 @@ from typing import Protocol
 from chirp import errors
 from chirp.errors import v1 as errorspb
 from chirp.graph import v1 as graphpb
+from services.graph import followerlists
 from services.graph.changes import Pair, Wish
 from services.graph.delivery import Delivery
 from services.graph.edges import Edges
@@ -106,13 +107,17 @@ class GraphService:
             reply.items.add(author_id=plan.author_id, pull=plan.pull, follower_count=plan.follower_count)
         return reply
 
-    async def batch_get_follower_revisions(
-        self, request: graphpb.BatchGetFollowerRevisionsRequest, call: Call
-    ) -> graphpb.BatchGetFollowerRevisionsResponse:
-        """The revisions of follower lists; every follow committed before this was asked is in them."""
-        reply = graphpb.BatchGetFollowerRevisionsResponse()
-        for each in await self._store.standings(request.author_ids):
-            reply.items.add(author_id=each.user_id, revision=each.follower_revision, follower_count=each.follower_count)
+    async def batch_get_followers(self, request: graphpb.BatchGetFollowersRequest, call: Call) -> graphpb.BatchGetFollowersResponse:
+        """Follower lists that have changed; every follow committed before this was asked is in them."""
+        standings = await self._store.standings([known.author_id for known in request.authors])
+        changed = followerlists.changed(standings, [known.revision for known in request.authors])
+        lists = await self._store.follower_lists(changed) if changed else {}
+        reply = graphpb.BatchGetFollowersResponse()
+        for each in standings:
+            reply.items.add(
+                author_id=each.user_id, revision=each.follower_revision, follower_count=each.follower_count,
+                listed=each.user_id in changed, follower_ids=lists.get(each.user_id, ()),
+            )  # fmt: skip
         return reply
 
     async def stream_followers(

@@ -1,6 +1,6 @@
 """Reads of the graph, and the marks of authors who are pulled. Every statement has its own snapshot and reads the primary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -75,6 +75,11 @@ class GraphStore:
         """Who follows a user, latest first, from below a position."""
         return await self._database.query(_FOLLOWERS, (user_id, below, limit), row=args_row(Listed))
 
+    async def follower_lists(self, user_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """All followers of users, by increasing id; users without any are left out."""
+        rows = await self._database.query(_LISTS, (Int8Array(list(user_ids)),))
+        return {user_id: unpack_int8(packed) for user_id, packed in rows}
+
     async def following(self, user_id: int, below: int, limit: int) -> list[Listed]:
         """Whom a user follows, latest first, from below a position."""
         return await self._database.query(_FOLLOWING, (user_id, below, limit), row=args_row(Listed))
@@ -119,6 +124,11 @@ _STANDINGS = """
 select user_id, follower_count, following_count, follower_revision, last_pull_time
 from graph.account left join graph.pull_author on author_id = user_id
 where user_id = any(%s::bigint[])
+"""
+
+_LISTS = """
+select followee_id, string_agg(int8send(follower_id), '' order by follower_id)
+from graph.followers where followee_id = any(%s::bigint[]) group by followee_id
 """
 
 _FOLLOWERS = """

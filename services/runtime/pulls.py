@@ -19,6 +19,8 @@ from services.runtime.jetstream import Nats
 _STATUS = "Status"
 _HEARTBEAT = "100"
 _ORDINARY_ENDS = ("404", "408")
+_GLANCE = 1.0
+"""Seconds after which a waiting worker looks whether the connection is still the one on which it asked."""
 
 
 class Interrupted(Exception):
@@ -59,7 +61,7 @@ class Pull:
             await self._subscription.unsubscribe()
 
     async def take(self) -> list[Msg]:
-        """What has arrived, at most a batch; waits a heartbeat or two for the first and returns [] after that.
+        """What has arrived, at most a batch; waits at most a second for the first and returns [] after that.
 
         Raises Interrupted where waiting longer is useless.
         """
@@ -74,7 +76,7 @@ class Pull:
         self._news.clear()
         await self._pull_if_needed()
         try:
-            async with asyncio.timeout(2 * self._heartbeat):
+            async with asyncio.timeout(min(2 * self._heartbeat, _GLANCE)):
                 await self._news.wait()
         except TimeoutError:
             if time.monotonic() - self._heard > 2 * self._heartbeat:

@@ -23,6 +23,8 @@ from chirp.errors import v1 as errorspb
 SLOTS = 16384
 # What may wait unwritten for one server: sixteen megabytes are 150,000 pushes, more than it does in a reply timeout.
 WRITE_BUFFER = 16 * 1024 * 1024
+LAST_LOOK = 0.01
+"""Seconds between finding a batch overdue and giving up: time to read what has arrived."""
 _NOT_YET = object()
 
 Argument: TypeAlias = "bytes | str | int"
@@ -107,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._flawed = False
         self._full = False
         self._watch: asyncio.TimerHandle | None = None
+        self._overdue: Batch | None = None
         self._lost: str | None = None
 
     @property
@@ -197,19 +200,20 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         """Runs when the oldest batch may be overdue.
 
-        A loop that was held up itself finds its timers before its replies, so a check that comes late gives the
-        replies one more chance.
+        A loop that was held up itself finds its timers before its replies, so nothing is overdue until it has looked for them again.
         """
         self._watch = None
         if not self._batches:
             return
-        now, oldest, grace = monotonic(), self._batches[0], self._timeout / 5
-        if now - oldest.due > grace:
-            oldest.due = now + grace
-        elif now >= oldest.due:
+        now, oldest = monotonic(), self._batches[0]
+        if now < oldest.due:
+            delay = oldest.due - now
+        elif self._overdue is not oldest:
+            self._overdue, delay = oldest, LAST_LOOK
+        else:
             self.close(f"no reply within {self._timeout:g} s", slow=True)
             return
-        self._watch = self._loop.call_later(oldest.due - now, self._check)
+        self._watch = self._loop.call_later(delay, self._check)
 
 
 def joined(keys: Sequence[bytes], head: bytes, tail: bytes) -> bytes:

@@ -50,10 +50,10 @@ class Fanout:
             else:
                 created[index] = tweetpb.TweetCreated.FromString(message.data)
         call = Call.background(self._clock, HANDLING_SECONDS)
-        authors = list({event.author_id for event in created.values()})
-        revisions = await self._truth.follower_revisions(call, authors) if authors else {}
+        authors = {event.author_id for event in created.values()} - {0}
+        current = await self._homes.ask(call, authors) if authors else {}
         results = await asyncio.gather(
-            *(self._deliver(call, event, revisions[event.author_id]) for event in created.values()), return_exceptions=True
+            *(self._deliver(call, event, current.get(event.author_id)) for event in created.values()), return_exceptions=True
         )
         return await self._outcomes(len(messages), dict(zip(created, results, strict=True)))
 
@@ -80,8 +80,8 @@ class Fanout:
                 raise result
         return outcomes
 
-    async def _deliver(self, call: Call, event: tweetpb.TweetCreated, current: graphpb.FollowerRevision) -> PageDone:
-        if not event.tweet_id or not event.author_id:
+    async def _deliver(self, call: Call, event: tweetpb.TweetCreated, current: graphpb.FollowerList | None) -> PageDone:
+        if not event.tweet_id or current is None:
             raise PermanentFailure("event without tweet or author")
         targets = current.follower_count
         if self._deleted.get(event.tweet_id):
@@ -92,7 +92,7 @@ class Fanout:
                 return PageDone(event.tweet_id, 0, Outcome.PULL, targets, 0, 0, True)
             await self._announce(timelinepb.FanoutPage(tweet_id=event.tweet_id, author_id=event.author_id, page=1))
             return PageDone(event.tweet_id, 0, Outcome.PUSHED, 0, 0, 0, False)
-        homes = await self._homes.of(call, event.author_id, current)
+        homes = await self._homes.of(call, current)
         pushed = await self._pusher.push(event.tweet_id, homes, extra=1)
         return PageDone(event.tweet_id, 0, pushed.outcome, len(homes.keys) - 1, pushed.delivered, pushed.inactive, True)
 

@@ -4,6 +4,7 @@ The revision is asked for when a tweet is delivered, after its commit: a follow 
 the list, and one committed after it makes the follower's home be built anew from the truth. None is missed.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -35,22 +36,41 @@ class FollowerHomes:
         self._redis, self._truth = redis, truth
         self._known: LRUCache[int, Known] = LRUCache(MOST_KEYS, getsizeof=lambda known: len(known.homes.keys))
 
-    async def of(self, call: Call, author_id: int, current: graphpb.FollowerRevision) -> Grouped:
+    async def ask(self, call: Call, author_ids: Collection[int]) -> dict[int, graphpb.FollowerList]:
+        """How the authors' lists stand now, in one call; those that changed and are not too long are remembered."""
+        known = {author_id: self._revision(author_id) for author_id in author_ids}
+        current = await self._truth.follower_lists(call, known)
+        for followers in current.values():
+            if followers.listed:
+                self._remember(followers.author_id, followers.revision, followers.follower_ids)
+        return current
+
+    async def of(self, call: Call, current: graphpb.FollowerList) -> Grouped:
         """All homes concerned, the author's own last, grouped by the nodes that hold them now."""
-        known = self._known.get(author_id)
-        if known is not None and known.revision == current.revision:
-            if known.homes.epoch != self._redis.epoch:
-                known.homes = self._redis.group(known.homes.keys)
-            return known.homes
-        keys: list[bytes] = []
-        revision = current.revision
-        async for page in self._truth.followers(call, author_id, 0, PAGE):
-            keys.extend(map(window.key, page.ids))
-            revision = page.revision
-        homes = self._redis.group([*keys, window.key(author_id)])
+        author_id = current.author_id
+        if self._revision(author_id) != current.revision:
+            return await self._stream(call, current)
+        known = self._known[author_id]
+        if known.homes.epoch != self._redis.epoch:
+            known.homes = self._redis.group(known.homes.keys)
+        return known.homes
+
+    async def _stream(self, call: Call, current: graphpb.FollowerList) -> Grouped:
+        follower_ids: list[int] = []
+        async for page in self._truth.followers(call, current.author_id, 0, PAGE):
+            follower_ids.extend(page.ids)
+        return self._remember(current.author_id, current.revision, follower_ids)
+
+    def _remember(self, author_id: int, revision: int, follower_ids: Sequence[int]) -> Grouped:
+        """Under the revision asked for before the list was read: a list that is newer is only asked for once more."""
+        homes = self._redis.group([*map(window.key, follower_ids), window.key(author_id)])
         if len(homes.keys) <= MOST_KEYS:
             self._known[author_id] = Known(revision, homes)
         return homes
+
+    def _revision(self, author_id: int) -> int:
+        known = self._known.get(author_id)
+        return -1 if known is None else known.revision
 
     def own(self, author_id: int) -> Grouped:
         """The author's own home alone."""

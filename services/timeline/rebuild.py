@@ -27,7 +27,7 @@ POLL_SECONDS = 0.02
 POLLS = 15
 """A replica waits 0.3 s for another's build, then answers from the truth without keeping it."""
 BUILD_SECONDS = 5.0
-"""A build goes on when its reader leaves, but no longer than this."""
+"""For reading the truth: it goes on when its reader leaves, but no longer than this."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -63,25 +63,24 @@ class Rebuilder:
             task.exception()  # marks it as seen: the reader may have left
 
     async def _timed_build(self, call: Call, facts: Facts, wanting: int) -> Window:
-        background = Call.background(self._clock, BUILD_SECONDS, call.request_id, facts.viewer_id)
         with self._metrics.rebuilt.time():
-            return await self._build(background, facts, wanting)
+            return await self._build(call, facts, wanting)
 
     async def _build(self, call: Call, facts: Facts, wanting: int) -> Window:
         nonce = random.getrandbits(31) | 1
         building = Sentinel(False, nonce, facts.follow_revision, 0, 0, self._clock.now_ms())
-        other = await self._begin(facts, building, wanting)
+        other = await self._begin(call, facts, building, wanting)
         if other is not None:
             return other
-        built = await self.from_truth(call, facts, nonce)
+        built = await self._from_truth(call, facts, nonce)
         pushed = await self._redis.script(
             window.FINISH, window.key(facts.viewer_id), building.encode(), built.sentinel.encode(), window.LIFE_MS, *built.ids
         )
         if not isinstance(pushed, list):
-            return await self.from_truth(call, facts, 0)
+            return await self._from_truth(call, facts, 0)
         return replace(built, ids=(*map(int, cast("list[bytes]", pushed)), *built.ids))
 
-    async def _begin(self, facts: Facts, building: Sentinel, wanting: int) -> Window | None:
+    async def _begin(self, call: Call, facts: Facts, building: Sentinel, wanting: int) -> Window | None:
         """None once our sentinel stands; another builder's window if that came first; from the truth if it never comes."""
         name = window.key(facts.viewer_id)
         for _ in range(POLLS):
@@ -96,12 +95,13 @@ class Rebuilder:
                 if found is not None and found.sentinel.serves(facts.follow_revision, self._clock.now_ms()):
                     return found
             await self._sleep(POLL_SECONDS)
-        return await self.from_truth(Call.background(self._clock, BUILD_SECONDS), facts, 0)
+        return await self._from_truth(call, facts, 0)
 
-    async def from_truth(self, call: Call, facts: Facts, nonce: int) -> Window:
+    async def _from_truth(self, call: Call, facts: Facts, nonce: int) -> Window:
         """What the window should hold, read from the owners' primaries now."""
         now_ms = self._clock.now_ms()
-        references = await self._truth.references(call, facts.sources, limit=window.CAPACITY)
+        background = Call.background(self._clock, BUILD_SECONDS, call.request_id, facts.viewer_id)
+        references = await self._truth.references(background, facts.sources, limit=window.CAPACITY)
         floor = references[-1].tweet_id - 1 if len(references) >= window.CAPACITY else 0
         shown = (item.tweet_id for item in references if facts.shows(item))
         built_id = ids.first_at(now_ms - window.LATENESS_MS)

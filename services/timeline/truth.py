@@ -1,6 +1,6 @@
 """The owners' RPCs, as this service's types: timeline reads no other service's tables."""
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chirp.graph import v1 as graphpb
@@ -78,12 +78,13 @@ class Truth:
         request = graphpb.GetViewerFactsRequest(viewer_id=viewer_id)
         return await self._graph.GetViewerFacts(request, **call.onward())
 
-    async def follower_revisions(self, call: Call, author_ids: Sequence[int]) -> dict[int, graphpb.FollowerRevision]:
-        """Revision and size of follower lists, by author."""
-        found: dict[int, graphpb.FollowerRevision] = {}
-        for first in range(0, len(author_ids), BATCH):
-            request = graphpb.BatchGetFollowerRevisionsRequest(author_ids=author_ids[first : first + BATCH])
-            reply = await self._graph.BatchGetFollowerRevisions(request, **call.onward())
+    async def follower_lists(self, call: Call, known: Mapping[int, int]) -> dict[int, graphpb.FollowerList]:
+        """Followers by author, listed where the known revision (-1 for none) is not the current one and the list is short."""
+        found: dict[int, graphpb.FollowerList] = {}
+        pairs = [graphpb.KnownFollowers(author_id=author_id, revision=revision) for author_id, revision in known.items()]
+        for first in range(0, len(pairs), BATCH):
+            request = graphpb.BatchGetFollowersRequest(authors=pairs[first : first + BATCH])
+            reply = await self._graph.BatchGetFollowers(request, **call.onward())
             found.update((item.author_id, item) for item in reply.items)
         return found
 

@@ -97,12 +97,13 @@ def parse(entries: Answer, tail: Answer, asked: int) -> Window | None:
     """
     if not isinstance(entries, list) or not entries:
         return None
-    whole = cast(bytes, entries[-1])[:1] == b"#"
-    sentinel = Sentinel.decode(entries[-1] if whole else tail)
-    if sentinel is None or not (whole or len(entries) == asked):
+    elements = cast("list[bytes]", entries)
+    whole = elements[-1].startswith(b"#")
+    sentinel = Sentinel.decode(elements.pop() if whole else tail)
+    if sentinel is None or not (whole or len(elements) == asked):
         return None
     try:
-        return Window(tuple(map(int, entries[:-1] if whole else entries)), sentinel, whole)
+        return Window(tuple(map(int, elements)), sentinel, whole)
     except ValueError:
         return None
 

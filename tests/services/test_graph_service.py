@@ -10,7 +10,9 @@ from chirp import errors
 from chirp.errors import v1 as errorspb
 from chirp.graph import v1 as graphpb
 from chirp.user import v1 as userpb
+from services.graph import followerlists
 from services.graph.limits import FOLLOW_LIMIT, PULL_THRESHOLD
+from services.graph.store import Standing
 from services.runtime import channel
 from services.runtime.clock import ManualClock
 from services.runtime.fences import PENDING, fetch, verdict
@@ -275,13 +277,27 @@ async def test_a_stream_gives_all_followers_by_id_at_a_revision(world: Social) -
     assert {page.revision for page in pages} == {8}
     rest = await streamed(world, star, after_user_id=fans[4])
     assert [list(page.follower_ids) for page in rest] == [fans[5:]]
-    request = graphpb.BatchGetFollowerRevisionsRequest(author_ids=[star, 3, star])
-    reply = await world.graph.batch_get_follower_revisions(request, as_(0))
-    assert [(item.author_id, item.revision, item.follower_count) for item in reply.items] == [
-        (star, 8, 6),
-        (3, 0, 0),
-        (star, 8, 6),
-    ]
+
+
+async def test_follower_lists_are_given_where_what_is_remembered_is_not_current(world: Social) -> None:
+    star, *fans = await world.people(4)
+    await world.load(*((fan, star) for fan in fans))
+
+    async def ask(*known: tuple[int, int]) -> list[tuple[int, int, int, bool, list[int]]]:
+        authors = [graphpb.KnownFollowers(author_id=author, revision=revision) for author, revision in known]
+        reply = await world.graph.batch_get_followers(graphpb.BatchGetFollowersRequest(authors=authors), as_(0))
+        return [(item.author_id, item.revision, item.follower_count, item.listed, list(item.follower_ids)) for item in reply.items]
+
+    assert await ask((star, -1), (fans[0], -1)) == [(star, 3, 3, True, fans), (fans[0], 0, 0, True, [])]
+    assert await ask((star, 3)) == [(star, 3, 3, False, [])]
+    await world.unfollow(fans[1], star)
+    assert await ask((star, 3)) == [(star, 4, 2, True, [fans[0], fans[2]])]
+
+
+def test_the_shortest_lists_are_given_first_and_no_more_than_fit() -> None:
+    standings = [Standing(1, 60_000, 0, 5), Standing(2, 10, 0, 5), Standing(3, 50_000, 0, 5), Standing(4, 7, 0, 5)]
+
+    assert followerlists.changed(standings, [-1, -1, -1, 5]) == {2, 3}
 
 
 async def test_a_stream_of_nobody_is_one_empty_page(world: Social) -> None:
@@ -418,3 +434,19 @@ async def test_through_grpc(world: Social) -> None:
 def _selects(world: Social) -> float:
     name = "chirp_coalesce_batch_size_count"
     return world.metrics.registry.get_sample_value(name, {"name": "graph.accounts"}) or 0
+
+
+async def test_without_redis_and_nats_everything_is_written_nevertheless(database: str) -> None:
+    async with social(database, "127.0.0.1:1", "nats://127.0.0.1:1") as alone:
+        star, *fans = await alone.people(4)
+        await asyncio.gather(*(alone.follow(fan, star) for fan in fans))
+        await alone.settings.update(PULL_THRESHOLD.name, "3")
+        try:
+            assert [plan.pull for plan in await plans(alone, star)] == [True]
+        finally:
+            await alone.settings.update(PULL_THRESHOLD.name, str(PULL_THRESHOLD.default))
+        profile = userpb.UpdateProfileRequest(profile=userpb.Profile(bio="still here"))
+        await alone.users.update_profile(profile, as_(star))
+
+        assert list((await facts(alone, fans[0])).pull_author_ids) == [star]
+        assert (await followers(alone, star)).total_count == 3

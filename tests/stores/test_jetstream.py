@@ -368,6 +368,38 @@ async def test_a_restart_of_nats_loses_nothing(server: BackendServers, nats: Nat
     await worker.consumer.drained()
 
 
+async def test_after_a_reconnect_it_does_not_wait_for_an_old_request(
+    server: BackendServers, nats: Nats, letters: DeadLetters
+) -> None:
+    async with Worker(nats, letters, Settings(expires=60.0)) as worker:
+        await publish(nats, events(1))
+        await eventually(lambda: worker.done)
+        server.kill("nats")
+        await server.healthy("nats")
+        await eventually(lambda: nats.connection == 1 and nats.connected)
+        await publish(nats, events(2))
+        await eventually(lambda: worker.done == ["tweet:1", "tweet:2"], timeout=5)
+
+
+async def test_a_request_that_the_server_forgot_is_noticed(nats: Nats, letters: DeadLetters) -> None:
+    """By its missing heartbeats, long before it would expire."""
+    publish_ = nats.client.publish
+    lost = 1
+
+    async def losing(subject: str, *rest: Any, **more: Any) -> None:
+        nonlocal lost
+        if "CONSUMER.MSG.NEXT" in subject and lost:
+            lost -= 1
+            return
+        await publish_(subject, *rest, **more)
+
+    nats.client.publish = losing  # type: ignore[method-assign]
+    async with Worker(nats, letters, Settings(expires=5.0)) as worker:
+        await eventually(lambda: lost == 0)
+        await publish(nats, events(1))
+        await eventually(lambda: worker.done == ["tweet:1"], timeout=4.5)
+
+
 async def test_a_lost_stream_is_waited_for(nats: Nats, worker: Worker) -> None:
     await publish(nats, events(1))
     await eventually(lambda: worker.done)

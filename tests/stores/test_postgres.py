@@ -205,8 +205,13 @@ async def test_deadlines_hold_on_a_frozen_server(server: BackendServers, databas
         assert time.monotonic() - started < 2.5, "neither the queue nor the statements outlast their limits"
     await eventually(lambda: database.healthy())
     assert await database.query("select count(*) from account") == [(2,)]
-    held = "select count(*) from pg_stat_activity where application_name = 'test' and state like 'idle in%'"
-    await eventually(lambda: _only(database, held, 0), timeout=2)
+    all_at_once = asyncio.Barrier(SMALL.max_size)
+
+    async def together(tx: Transaction) -> None:
+        await tx.query("select 1")
+        await all_at_once.wait()
+
+    await asyncio.wait_for(asyncio.gather(*(database.run(together) for _ in range(SMALL.max_size))), 5)
 
 
 async def test_commit_is_never_cancelled(database: Database) -> None:

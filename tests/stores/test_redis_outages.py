@@ -148,9 +148,9 @@ async def test_a_push_may_take_longer_than_a_reply(redis: RedisCluster) -> None:
     key = b"long:{1}"
     await redis.run(key, pack("SET", key, b"a" * 3_000))
     start = time.monotonic()
-    replies = await redis.push([key] * 300_000, *around_key("BITCOUNT"))
+    replies = await redis.push([key] * 500_000, *around_key("BITCOUNT"))
     assert set(replies) == {9_000}
-    assert time.monotonic() - start > 2 * Patience().reply, "too little work to prove anything"
+    assert time.monotonic() - start > Patience().reply, "too little work to prove anything"
 
 
 async def test_replies_of_before_the_hang_are_never_taken_for_later_ones(servers: PrivateCluster, redis: RedisCluster) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import struct
+import time
 from typing import Any
 
 import orjson
@@ -318,6 +319,14 @@ def test_what_is_not_one_json_value_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedJson) as caught:
         decode.parse(text)
     str(caught.value).encode()
+
+
+def test_no_text_takes_longer_than_its_length_explains() -> None:
+    hostile = b"[" * 40 + b'"' + b'\\"' * 30_000
+    began = time.thread_time()
+    with pytest.raises(MalformedJson):
+        decode.parse(hostile)
+    assert time.thread_time() - began < 0.5
 
 
 def test_depth_is_counted_in_nesting_not_in_brackets() -> None:

@@ -38,6 +38,8 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
     application = Application(services, backends, viewer.authenticator(config), HttpMetrics(metrics.registry), log)
     scraped = MetricsServer(metrics, config.server.host, config.server.metrics_port, application.healthy)
     await stack.enter_async_context(scraped)
+    slow = metrics.gauge("chirp_gateway_slow_requests", "Streams, and requests in progress for more than 25 ms.")
+    slow.set_function(lambda: application.watched)
     listener = await stack.enter_async_context(serving(application, config))
     log.info("serving", host=config.server.host, http_port=listener.port, metrics_port=scraped.port)
     return stop

@@ -22,7 +22,8 @@ from gateway.streams import StreamWriter
 from gateway.telemetry import HttpMetrics
 from gateway.transcode import Transcoder
 from gateway.watch import Watched
-from services.runtime.logs import Log
+from services.runtime.clock import SystemClock
+from services.runtime.logs import LineLimit, Log
 from services.runtime.viewer import Authenticator
 
 BODY_LIMIT = 64 * 1024
@@ -57,6 +58,7 @@ class Application:
         self._authenticator = authenticator
         self._metrics = metrics
         self._log = log
+        self._lines = LineLimit(SystemClock())
         self._errors = ErrorWriter(encoder)
         self._streams = StreamWriter(self._errors)
         self._watched = Watched()
@@ -84,6 +86,11 @@ class Application:
             await self._fault(exchange, error)
         finally:
             self._metrics.observe(exchange.method, exchange.route, exchange.code, time.perf_counter() - began)
+
+    @property
+    def watched(self) -> int:
+        """Requests in progress that take long, and streams."""
+        return len(self._watched)
 
     async def healthy(self) -> bool:
         """Whether the process wants requests."""
@@ -133,8 +140,8 @@ class Application:
         code, more, body = self._errors.answer(error)
         if exchange.started:
             return
-        if code >= 500 and isinstance(error, errors.ServiceError):
-            self._log.info("request failed", route=exchange.route, status=code, request_id=exchange.request_id)
+        if code >= 500 and (withheld := self._lines.admit()) is not None:
+            self._log.info("request failed", route=exchange.route, status=code, request_id=exchange.request_id, withheld=withheld)
         await exchange.answer(code, JSON, body, more)
 
     async def _fault(self, exchange: Exchange, error: Exception) -> None:

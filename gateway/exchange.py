@@ -58,9 +58,9 @@ class Exchange:
         self.gone = True
 
     async def answer(self, code: int, content_type: bytes, body: bytes, more: status.Headers | None = None) -> None:
-        """A whole answer."""
+        """A whole answer; for HEAD the listener keeps the body back."""
         await self._start(code, content_type, [(b"content-length", b"%d" % len(body)), *(more or ())])
-        await self._send({"type": "http.response.body", "body": b"" if self.head else body})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def empty(self, code: int, more: status.Headers) -> None:
         """An answer without a body."""

@@ -67,6 +67,10 @@ class Listener:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop(0)
 
+    def connections(self) -> list[Any]:
+        """The open connections, as uvicorn's protocol objects."""
+        return list(self._server.server_state.connections)
+
     async def stop(self, grace: float, cut_off: Callable[[], None] = lambda: None) -> None:
         """Accepts no more, ends idle connections, lets requests in progress end; after `grace` seconds calls `cut_off`."""
         if self._serving is None or self._serving.done():
@@ -76,9 +80,8 @@ class Listener:
         if not self._serving.done():
             cut_off()
             await asyncio.wait({self._serving}, timeout=0.5)
-        for connection in list(self._server.server_state.connections):
-            connection.transport.abort()
-        await self._serving
+        self._serving.cancel()  # who does not read its answer even now is left to the end of the process
+        await asyncio.wait({self._serving})
 
 
 class _Server(uvicorn.Server):

@@ -18,6 +18,9 @@ class Watched:
     def __init__(self) -> None:
         self._in_progress: dict[Exchange, Watch] = {}
 
+    def __len__(self) -> int:
+        return len(self._in_progress)
+
     def over(self, exchange: Exchange, *, stream: bool) -> "Watch":
         """The watch to put around what may take long."""
         return Watch(self._in_progress, exchange, stream)

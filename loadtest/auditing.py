@@ -48,9 +48,12 @@ class Findings:
 class Auditor:
     """Compares homes."""
 
-    def __init__(self, truth: Truth, redis: RedisCluster, timeline: "timelinepb.TimelineServiceAsyncStub", depth: int) -> None:
+    def __init__(
+        self, truth: Truth, redis: RedisCluster, timeline: "timelinepb.TimelineServiceAsyncStub", depth: int, grace_ms: int
+    ) -> None:
         """`depth`: items of each home to compare; 0 for all."""
-        self._truth, self._redis, self._timeline, self._depth = truth, redis, timeline, depth
+        self._truth, self._redis, self._timeline = truth, redis, timeline
+        self._depth, self._grace_ms = depth, grace_ms
 
     async def draw(self, count: int, seed: int, *, cold: bool) -> tuple[list[int], int]:
         """Random users, of those who have a window unless cold ones are wanted too; and how many were looked at for it."""
@@ -86,7 +89,7 @@ class Auditor:
         await self._timeline.RebuildTimeline(timelinepb.RebuildTimelineRequest(user_id=user_id), timeout=CALL_SECONDS)
 
     async def _compare(self, user_id: int, findings: Findings, *, cold: bool) -> list[Difference]:
-        settled = ids.first_at(time.time_ns() // 1_000_000 - GRACE_MS)
+        settled = ids.first_at(time.time_ns() // 1_000_000 - self._grace_ms)
         window = await self._window(user_id)
         current = window is not None and window.follow_revision >= await self._truth.follow_revision(user_id)
         if not current and not cold:
@@ -154,12 +157,12 @@ async def run(
 
 
 @asynccontextmanager
-async def open_auditor(where: Target, depth: int) -> AsyncGenerator[Auditor]:
-    """An auditor of a running cluster."""
+async def open_auditor(where: Target, depth: int, grace_ms: int = GRACE_MS) -> AsyncGenerator[Auditor]:
+    """An auditor of a running cluster; where everything is known to be delivered, `grace_ms` is 0."""
     async with AsyncExitStack() as stack:
         metrics = Metrics("audit")
         connection = await psycopg.AsyncConnection.connect(where.postgres, autocommit=True)
         stack.push_async_callback(connection.close)
         redis = await stack.enter_async_context(RedisCluster.open(where.redis, metrics))
         channel = await stack.enter_async_context(where.connect("timeline", "chirp.timeline.v1.TimelineService", metrics))
-        yield Auditor(Truth(connection), redis, timelinepb.TimelineServiceStub(channel), depth)
+        yield Auditor(Truth(connection), redis, timelinepb.TimelineServiceStub(channel), depth, grace_ms)

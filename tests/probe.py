@@ -90,13 +90,14 @@ def load() -> tuple[ModuleType, ModuleType]:
     """The generated messages and stubs: (probe_pb2, probe_pb2_grpc)."""
     from grpc_tools import protoc
 
-    folder = Path(tempfile.mkdtemp(prefix="chirp-probe-"))
-    (folder / "probe.proto").write_text(SOURCE)
-    includes = [folder, Path(__file__).parents[1] / "proto", Path(protoc.__file__).parent / "_proto"]
-    outputs = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    assert protoc.main(["protoc", *(f"-I{each}" for each in includes), *outputs, "probe.proto"]) == 0
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module("probe_pb2"), importlib.import_module("probe_pb2_grpc")
-    finally:
-        sys.path.remove(str(folder))
+    with tempfile.TemporaryDirectory(prefix="chirp-probe-") as name:
+        folder = Path(name)
+        (folder / "probe.proto").write_text(SOURCE)
+        includes = [folder, Path(__file__).parents[1] / "proto", Path(protoc.__file__).parent / "_proto"]
+        outputs = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
+        assert protoc.main(["protoc", *(f"-I{each}" for each in includes), *outputs, "probe.proto"]) == 0
+        sys.path.insert(0, name)
+        try:
+            return importlib.import_module("probe_pb2"), importlib.import_module("probe_pb2_grpc")
+        finally:
+            sys.path.remove(name)

@@ -35,9 +35,16 @@ async def window(rig: Rig, people: World, rounds: int, seconds: float) -> list[R
         (length,) = await redis.run(names[0], pack("LLEN", names[0]))
     total = sum(size for size in sizes if isinstance(size, int))
     return [
-        Result("a home of 800 entries", f"{total:,} bytes", f"{8 * 800:,} bytes of ids", total, WINDOW_BYTES, at_most=True,
-               note=f"{length} elements; window and fences together")
-    ]  # fmt: skip
+        Result(
+            "a home of 800 entries",
+            f"{total:,} bytes",
+            f"{8 * 800:,} bytes of ids",
+            total,
+            WINDOW_BYTES,
+            at_most=True,
+            note=f"{length} elements; window and fences together",
+        )
+    ]
 
 
 async def ids(rig: Rig, people: World, rounds: int, seconds: float) -> list[Result]:
@@ -54,9 +61,15 @@ async def ids(rig: Rig, people: World, rounds: int, seconds: float) -> list[Resu
         rates.append(taken / (time.perf_counter() - began))
     rate = statistics.median(rates)
     return [
-        Result("ids in process", f"{rate:,.0f} ids/s", f"{FORMAT_LIMIT:,} ids/s", round(rate / FORMAT_LIMIT, 3), 0.9,
-               note="the floor is the format's own limit")
-    ]  # fmt: skip
+        Result(
+            "ids in process",
+            f"{rate:,.0f} ids/s",
+            f"{FORMAT_LIMIT:,} ids/s",
+            round(rate / FORMAT_LIMIT, 3),
+            0.9,
+            note="the floor is the format's own limit",
+        )
+    ]
 
 
 async def degraded(rig: Rig, people: World, rounds: int, seconds: float) -> list[Result]:
@@ -78,6 +91,13 @@ async def degraded(rig: Rig, people: World, rounds: int, seconds: float) -> list
             failed += not page.degraded or len(page.items) != 20
     found = percentiles(latencies)
     return [
-        Result("homes with Redis standing still: wrong or failed", f"{failed} of {len(latencies)}",
-               f"p50 {found['p50']} ms, p99 {found['p99']} ms", failed, 0, at_most=True, note="one reader at a time, all nodes stopped")
-    ]  # fmt: skip
+        Result(
+            "homes with Redis standing still: wrong or failed",
+            f"{failed} of {len(latencies)}",
+            f"p50 {found['p50']} ms, p99 {found['p99']} ms",
+            failed,
+            0,
+            at_most=True,
+            note="one reader at a time, all nodes stopped",
+        )
+    ]

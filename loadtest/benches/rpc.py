@@ -50,9 +50,16 @@ async def home(rig: Rig, people: World, rounds: int, seconds: float) -> list[Res
     cpu = rates["chirp"].cpu_us - rates["floor"].cpu_us
     return [
         compared("home over unary gRPC", rates, 0.70, note=f"{IN_FLIGHT} in flight, {size} bytes, cached"),
-        Result("home: server CPU above the echo's", f"{rates['chirp'].cpu_us:,.0f} µs", f"{rates['floor'].cpu_us:,.0f} µs",
-               round(cpu), 100, at_most=True, note="µs a call"),
-    ]  # fmt: skip
+        Result(
+            "home: server CPU above the echo's",
+            f"{rates['chirp'].cpu_us:,.0f} µs",
+            f"{rates['floor'].cpu_us:,.0f} µs",
+            round(cpu),
+            100,
+            at_most=True,
+            note="µs a call",
+        ),
+    ]
 
 
 async def post(rig: Rig, people: World, rounds: int, seconds: float) -> list[Result]:
@@ -78,9 +85,11 @@ async def post(rig: Rig, people: World, rounds: int, seconds: float) -> list[Res
         whole = await interleaved(sides, rounds)
     await people.delivered()
     return [
-        compared("post over unary gRPC", rates, 0.65, note=f"{IN_FLIGHT} in flight, {SMALL}-byte echo, relay and fan-out standing still"),
+        compared(
+            "post over unary gRPC", rates, 0.65, note=f"{IN_FLIGHT} in flight, {SMALL}-byte echo, relay and fan-out standing still"
+        ),
         compared("post, relay and fan-out at work", whole, 0.0, note="stated: they take their share of the same two cores"),
-    ]  # fmt: skip
+    ]
 
 
 async def ids(rig: Rig, people: World, rounds: int, seconds: float) -> list[Result]:

@@ -22,6 +22,13 @@ async def measure(graph: Path, texts: Path | None, console: Console) -> list[Res
     seconds = sum(report["seconds"].values())
     parts = ", ".join(f"{name} {value:,.0f} s" for name, value in report["seconds"].items())
     return [
-        Result(f"seeding {report['users']:,} users, {report['follows']:,} follows, {report['tweets']:,} tweets", f"{seconds:,.0f} s", parts,
-               round(seconds), MOST_SECONDS, at_most=True, note="seconds, fan-out drained")
-    ]  # fmt: skip
+        Result(
+            f"seeding {report['users']:,} users, {report['follows']:,} follows, {report['tweets']:,} tweets",
+            f"{seconds:,.0f} s",
+            parts,
+            round(seconds),
+            MOST_SECONDS,
+            at_most=True,
+            note="seconds, fan-out drained",
+        )
+    ]

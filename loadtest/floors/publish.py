@@ -1,4 +1,7 @@
-"""64 concurrent `js.publish` of nats-py: `python -m loadtest.floors.publish URL SECONDS`. Prints acknowledged messages per second."""
+"""64 concurrent `js.publish` of nats-py: `python -m loadtest.floors.publish URL SECONDS`.
+
+Prints acknowledged messages per second.
+"""
 
 import asyncio
 import os

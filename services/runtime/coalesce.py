@@ -47,17 +47,15 @@ class Coalescer(Generic[Item, Answer]):
         self._flush, self._name, self._max_batch, self._max_waiting = flush, name, max_batch, max_waiting
         self._queue: deque[_Waiting[Item, Answer]] = deque()
         self._committer: asyncio.Task[None] | None = None
-        self._sizes = metrics.histogram(
-            "chirp_coalesce_batch_size", "Items flushed together", ("name",), buckets=_SIZES
-        ).labels(name)
+        self._sizes = metrics.histogram("chirp_coalesce_batch_size", "Items flushed together", ("name",), buckets=_SIZES).labels(
+            name
+        )
         metrics.gauge("chirp_coalesce_waiting", "Items not yet sent", ("name",)).labels(name).set_function(self._length)
 
     async def submit(self, item: Item) -> Answer:
         """The answer to one item, once the flush it took part in has ended."""
         if len(self._queue) >= self._max_waiting:
-            raise errors.ResourceExhausted(
-                errorspb.ERROR_REASON_OVERLOADED, f"too many wait for {self._name}", retry_after=0.2
-            )
+            raise errors.ResourceExhausted(errorspb.ERROR_REASON_OVERLOADED, f"too many wait for {self._name}", retry_after=0.2)
         waiting = _Waiting[Item, Answer](item, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._committer is None:

@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         """Runs when the oldest batch may be overdue.
 
-        A loop that was held up itself finds its timers before its replies, so nothing is overdue until it has looked for them again.
+        A loop that was held up itself finds its timers before its replies: nothing is overdue until it has looked again.
         """
         self._watch = None
         if not self._batches:

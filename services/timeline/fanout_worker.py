@@ -21,6 +21,7 @@ from services.runtime.ops import Backlog
 from services.runtime.process import Stop
 from services.runtime.publisher import Publisher
 from services.runtime.rediscluster import RedisCluster
+from services.runtime.redisnode import Patience
 from services.runtime.server import Server
 from services.timeline import assembly
 from services.timeline.fanout import Fanout
@@ -34,6 +35,8 @@ PAGES = ("FANOUT", "timeline-pages", ())
 STOP_SECONDS = 10.0
 """What a batch in hand gets to be finished when the process stops."""
 FORGET_SECONDS = 60.0
+PATIENT = Patience(reply=1.0)
+"""Nobody waits for a push: a busy server is better waited for than given up, which would mean pushing once more."""
 
 
 async def main(stack: AsyncExitStack, config: Config) -> Stop:
@@ -41,7 +44,7 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
     stop, metrics, clock = Stop(), Metrics(config.process), SystemClock()
     log = logger(config.log, config.process, sys.stderr)
     database = await stack.enter_async_context(postgres.connect(config.postgres, "fanout", metrics))
-    redis = await stack.enter_async_context(RedisCluster.open(config.redis, metrics))
+    redis = await stack.enter_async_context(RedisCluster.open(config.redis, metrics, PATIENT))
     connection = jetstream.connect(
         config.nats, config.process, metrics, on_closed=lambda: stop.fail(RuntimeError("the NATS connection closed for good"))
     )

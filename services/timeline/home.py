@@ -85,7 +85,7 @@ class Home:
             self._metrics.hit.inc()
             return found
         (self._metrics.missing if found is None else self._metrics.outdated).inc()
-        return await self._rebuilder.window(call, facts, found.sentinel.nonce if found else 0)
+        return await self._rebuilder.window(call, facts, found)
 
     async def _sources(self, call: Call, facts: Facts, look: Look, found: Window) -> list[Source]:
         """What is merged with the window: own tweets, and those of pull authors.

@@ -41,8 +41,8 @@ class Rebuilder:
         self._redis, self._truth, self._clock, self._metrics, self._sleep = redis, truth, clock, metrics, sleep
         self._running: dict[int, asyncio.Task[Window]] = {}
 
-    async def window(self, call: Call, facts: Facts, wanting: int) -> Window:
-        """A window that serves these facts. `wanting`: nonce of the window that did not, 0 if there was none.
+    async def window(self, call: Call, facts: Facts, wanting: Window | None) -> Window:
+        """A window that serves these facts. `wanting`: the one that did not; one that is just being built will.
 
         Raises CacheUnavailable when Redis is away, and the owners' errors.
         """
@@ -51,7 +51,8 @@ class Rebuilder:
             shared = await asyncio.shield(task)
             if shared.sentinel.follow_revision >= facts.follow_revision:
                 return shared
-        task = asyncio.create_task(self._timed_build(call, facts, wanting))
+        nonce = wanting.sentinel.nonce if wanting is not None and wanting.sentinel.ready else 0
+        task = asyncio.create_task(self._timed_build(call, facts, nonce))
         self._running[facts.viewer_id] = task
         task.add_done_callback(lambda done: self._finished(facts.viewer_id, done))
         return await asyncio.shield(task)

@@ -100,7 +100,7 @@ class TimelineService:
         """Throws a home away and builds it anew."""
         facts = await self._facts.load(call, request.user_id)
         found = await read_whole(self._redis, request.user_id)
-        built = await self._rebuilder.window(call, facts, found.sentinel.nonce if found else 0)
+        built = await self._rebuilder.window(call, facts, found)
         return timelinepb.RebuildTimelineResponse(entry_count=len(set(built.ids)))
 
 

@@ -13,10 +13,10 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row
 from psycopg.types.numeric import Int8
 
-from services.runtime import postgres
+from services.runtime import outbox, postgres
 from services.runtime.arrays import BoolArray, ByteaArray, Int2Array, Int8Array, TextArray
 from services.runtime.metrics import Metrics
-from services.runtime.outbox import Event, columns
+from services.runtime.outbox import Event
 from services.runtime.pool import Settings
 from services.runtime.postgres import Database
 from services.tweet.model import Claim, Reference, Removal, Stored
@@ -24,17 +24,16 @@ from services.tweet.model import Claim, Reference, Removal, Stored
 SCHEMA = "tweet"
 
 INSERT = """
-with input as materialized (
+with parent as materialized (
+    select tweet_id from tweet.tweet where tweet_id = any(%s::bigint[]) and delete_time is null order by tweet_id for share
+), admissible as materialized (
     select * from unnest(
         %s::bigint[], %s::bigint[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bytea[],
         %s::boolean[], %s::text[], %s::bytea[], %s::smallint[], %s::text[], %s::bytea[]
     ) as input (
         tweet_id, author_id, kind, in_reply_to_tweet_id, in_reply_to_user_id, conversation_id, text, entities,
         pull, request_id, payload_hash, partition, subject, payload)
-), parent as materialized (
-    select tweet_id from tweet.tweet where tweet_id = any(%s::bigint[]) and delete_time is null order by tweet_id for share
-), admissible as materialized (
-    select * from input where in_reply_to_tweet_id = 0 or in_reply_to_tweet_id in (select tweet_id from parent)
+    where in_reply_to_tweet_id = 0 or in_reply_to_tweet_id in (select tweet_id from parent)
 ), claimed as (
     insert into tweet.idempotency (actor_id, request_id, payload_hash, tweet_id)
     select author_id, request_id, payload_hash, tweet_id from admissible where request_id <> ''
@@ -42,7 +41,7 @@ with input as materialized (
     on conflict do nothing
     returning tweet_id
 ), winner as materialized (
-    select * from admissible where request_id = '' or tweet_id in (select tweet_id from claimed)
+    select * from admissible where request_id = '' or tweet_id in (select tweet_id from claimed) order by tweet_id
 ), made as (
     insert into tweet.tweet (
         tweet_id, author_id, kind, in_reply_to_tweet_id, in_reply_to_user_id, conversation_id, text, entities, pull,
@@ -53,7 +52,7 @@ with input as materialized (
     from winner
 ), told as (
     insert into tweet.outbox (partition, subject, payload)
-    select partition, subject, payload from winner order by tweet_id
+    select partition, subject, payload from winner
 )
 select tweet_id from winner
 """
@@ -192,17 +191,15 @@ class TweetStore:
         somebody deletes at this moment is waited for. Raises IdInUse, and psycopg.DataError and the like for a row that
         cannot be.
         """
-        order = sorted(range(len(rows)), key=lambda index: (rows[index].author_id, keys[index][0]))
-        fields = list(zip(*[rows[index] for index in order], strict=True))
+        columns = tuple(zip(*rows, strict=True))
+        requests, hashes = zip(*keys, strict=True)
         parents = sorted({row.in_reply_to_tweet_id for row in rows if row.in_reply_to_tweet_id})
         parameters = (
-            *(Int8Array(fields[0]), Int8Array(fields[1]), Int2Array(fields[2]), Int8Array(fields[3])),
-            *(Int8Array(fields[4]), Int8Array(fields[5]), TextArray(fields[6]), ByteaArray(fields[7])),
-            BoolArray([pulls[index] for index in order]),
-            TextArray([keys[index][0] for index in order]),
-            ByteaArray([keys[index][1] for index in order]),
-            *columns([events[index] for index in order]),
             Int8Array(parents),
+            *(Int8Array(columns[0]), Int8Array(columns[1]), Int2Array(columns[2]), Int8Array(columns[3])),
+            *(Int8Array(columns[4]), Int8Array(columns[5]), TextArray(columns[6]), ByteaArray(columns[7])),
+            *(BoolArray(pulls), TextArray(requests), ByteaArray(hashes)),
+            *outbox.columns(events),
         )
         try:
             return set(await self._writes.query(INSERT, parameters, row=scalar_row))
@@ -220,7 +217,7 @@ class TweetStore:
         repeated = [tweet_id in seen or seen.add(tweet_id) is not None for tweet_id in tweets]
         parameters = (
             *(Int8Array(tweets), Int8Array(actors), TextArray(requests), ByteaArray(hashes), BoolArray(repeated)),
-            *columns([events[index] for index in order]),
+            *outbox.columns([events[index] for index in order]),
             Int8Array(sorted(set(tweets))),
         )
         answers: list[bool | None] = [None] * len(removals)

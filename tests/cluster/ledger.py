@@ -3,10 +3,10 @@
 Pure. A Ledger holds every call with what became of it, and every reading made meanwhile; Observed is the state of the cluster
 when all is quiet again. `check` names each breach by its invariant (I1 … I13, as in the fault catalogue):
 
-    I1 acknowledged and readable          I2 in the author's timeline once, in order     I3 in every follower's home once, nowhere else
-    I5 own acts in the own next read      I6 deleted: served to nobody                   I7 one tweet a key, the same on repetition
-    I8 no outcome stays unknown           I10 the last follow or unfollow wins           I11 ids unique and by time
-    I12 every commit has its event        I13 no dead letter
+    I1 acknowledged and readable       I2 once in the author's timeline, in order  I3 once in every follower's home, in no other
+    I5 own acts in the own next read   I6 deleted: served to nobody                I7 one tweet a key, the same on repetition
+    I8 no outcome stays unknown        I10 the last follow or unfollow wins        I11 ids unique and by time
+    I12 every commit has its event     I13 no dead letter
 """
 
 from __future__ import annotations

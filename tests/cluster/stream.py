@@ -16,14 +16,13 @@ from chirp.errors import reason_name
 from chirp.graph import v1 as graphpb
 from chirp.ops import v1 as opspb
 from chirp.tweet import v1 as tweetpb
-from tests.cluster.clients import AGAIN, CALL_SECONDS, Clients, as_, persistently
+from tests.cluster.clients import AGAIN, CALL_SECONDS, Clients, persistently
 from tests.cluster.ledger import Act, EdgeEvent, Event, Ledger, Observed, Outcome, Reading, Reuse, Row, Write
 
 KEYS = count(1)
 THRESHOLD = 8
 """Followers from which on authors are pulled in these tests: the star alone has as many."""
 PATIENCE = 20.0
-_FOLLOWED = "select follower_id, followee_id from graph.following where follower_id = any(%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,9 @@ class People:
         return [*self.authors, self.star, *self.readers]
 
 
-async def gather_people(clients: Clients, ledger: Ledger, dice: random.Random) -> People:
+async def set_out(clients: Clients, dice: random.Random) -> Stream:
     """Registers people who follow each other, and warms their homes."""
-    found = await clients.people(13)
+    ledger, found = Ledger(), await clients.people(13)
     people = People(found[:4], found[4], found[5:])
     for reader in people.readers:
         for followed in [people.star, *dice.sample(people.authors, 2)]:
@@ -51,7 +50,7 @@ async def gather_people(clients: Clients, ledger: Ledger, dice: random.Random) -
     await change_edge(clients, ledger, Act.FOLLOW, people.authors[0], people.authors[1])
     for person in people.everybody:
         assert await clients.home(person) == []
-    return people
+    return Stream(clients, ledger, people, dice)
 
 
 async def change_edge(clients: Clients, ledger: Ledger, act: Act, follower: int, followee: int) -> None:
@@ -85,13 +84,19 @@ class Stream:
     """All of them at work until told to stop."""
 
     def __init__(self, clients: Clients, ledger: Ledger, people: People, dice: random.Random) -> None:
-        self._clients, self._ledger, self._people, self._dice = clients, ledger, people, dice
-        self._stopped = asyncio.Event()
+        self.clients, self.ledger, self.people, self.dice = clients, ledger, people, dice
+        self.began = time.time()
+        self.posts = 0
+        """Acknowledged."""
+        self.last_post = 0.0
+        """When the last one was."""
+        self.degraded = 0
         self.failed_reads = 0
+        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Works until `stop`."""
-        people = self._people
+        people = self.people
         async with asyncio.TaskGroup() as group:
             for author in (*people.authors, people.star):
                 group.create_task(self._write(author))
@@ -103,77 +108,89 @@ class Stream:
         """Ends it after the calls under way."""
         self._stopped.set()
 
-    def post(self, author: int, request_id: str, text: str) -> Callable[[], Awaitable[int]]:
-        """The way an author posts."""
-        return self._by_rest(author, request_id, text) if author == self._people.authors[-1] else self._by_grpc(author, request_id, text)
+    def post(self, write: Write) -> Callable[[], Awaitable[int]]:
+        """The call that makes a tweet, in its author's way."""
+        by_rest = write.actor == self.people.authors[-1]
+
+        async def call() -> int:
+            post = self._post_by_rest if by_rest else self.clients.post
+            return await post(write.actor, write.text, write.request_id)
+
+        return call
+
+    def deletion(self, write: Write) -> Callable[[], Awaitable[int]]:
+        """The call that deletes one."""
+
+        async def call() -> int:
+            await self.clients.delete(write.actor, write.target, write.request_id)
+            return 0
+
+        return call
 
     async def _write(self, author: int) -> None:
         posts: list[Write] = []
         while not self._stopped.is_set():
-            write = self._ledger.invoke(Act.POST, author, f"post-{next(KEYS)}", text=f"{author} says {next(KEYS)}")
+            write = self.ledger.invoke(Act.POST, author, f"post-{next(KEYS)}", text=f"{author} says {next(KEYS)}")
             # Half of them do not wait: what became of their tweets is found out later.
-            patience = self._dice.choice((0.0, PATIENCE))
-            await attempt(self._ledger, write, self.post(author, write.request_id, write.text), patience)
+            patience = self.dice.choice((0.0, PATIENCE))
+            await attempt(self.ledger, write, self.post(write), patience)
             if write.outcome is Outcome.OK:
+                self.posts, self.last_post = self.posts + 1, write.ended
                 posts.append(write)
                 await self._look(author)
-            if posts and self._dice.random() < 0.2:
-                await self._delete(author, posts.pop(self._dice.randrange(len(posts))))
+            if posts and self.dice.random() < 0.2:
+                await self._delete(author, posts.pop(self.dice.randrange(len(posts))))
                 await self._look(author)
-            if posts and self._dice.random() < 0.1:
-                again = self._dice.choice(posts)
-                await attempt(self._ledger, again, self.post(author, again.request_id, again.text), PATIENCE)
+            if posts and self.dice.random() < 0.1:
+                again = self.dice.choice(posts)
+                await attempt(self.ledger, again, self.post(again), PATIENCE)
             await self._pause()
 
     async def _delete(self, author: int, post: Write) -> None:
-        await delete(self._clients, self._ledger, author, post.tweet_id, self._dice.choice((0.0, PATIENCE)))
+        write = self.ledger.invoke(Act.DELETE, author, f"delete-{next(KEYS)}", target=post.tweet_id)
+        await attempt(self.ledger, write, self.deletion(write), self.dice.choice((0.0, PATIENCE)))
 
     async def _change_mind(self, reader: int, author: int) -> None:
         act = Act.UNFOLLOW
         while not self._stopped.is_set():
-            await change_edge(self._clients, self._ledger, act, reader, author)
+            await change_edge(self.clients, self.ledger, act, reader, author)
             act = Act.FOLLOW if act is Act.UNFOLLOW else Act.UNFOLLOW
             await self._look(reader)
             await self._pause()
 
     async def _read(self) -> None:
         while not self._stopped.is_set():
-            await self._look(self._dice.choice(self._people.readers))
+            await self._look(self.dice.choice(self.people.readers))
             await self._pause()
 
     async def _look(self, reader: int) -> None:
         """The home at every replica that answers."""
-        await asyncio.gather(*(self._look_at(reader, replica) for replica in self._clients.timelines))
+        await asyncio.gather(*(self._look_at(reader, replica) for replica in self.clients.timelines))
 
     async def _look_at(self, reader: int, replica: str) -> None:
         began = time.time()
         try:
-            page = await self._clients.page(reader, replica=replica)
+            page = await self.clients.page(reader, replica=replica)
         except AGAIN:
             self.failed_reads += 1
         except errors.ServiceError as error:
-            self._ledger.surprises.append(f"home of {reader} at {replica}: {error!r}")
+            self.ledger.surprises.append(f"home of {reader} at {replica}: {error!r}")
         else:
             shown = tuple(item.tweet.tweet_id for item in page.items)
-            self._ledger.readings.append(Reading(reader, replica, began, time.time(), shown, not page.next_page_token))
+            self.degraded += page.degraded
+            self.ledger.readings.append(Reading(reader, replica, began, time.time(), shown, not page.next_page_token))
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self._dice.uniform(0.01, 0.06))
+        await asyncio.sleep(self.dice.uniform(0.01, 0.06))
 
-    def _by_grpc(self, author: int, request_id: str, text: str) -> Callable[[], Awaitable[int]]:
-        return lambda: self._clients.post(author, text, request_id)
-
-    def _by_rest(self, author: int, request_id: str, text: str) -> Callable[[], Awaitable[int]]:
-        async def call() -> int:
-            try:
-                answer = await self._clients.rest.post("/v1/tweets", {"text": text, "requestId": request_id}, x_user_id=str(author))
-            except (OSError, TimeoutError, EOFError) as error:
-                raise errors.Unavailable(0, f"the gateway is away: {error!r}") from error
-            if answer.status == 201:
-                return int(answer.json["tweetId"])
-            raise _rest_error(answer.status, answer.body)
-
-        return call
+    async def _post_by_rest(self, author: int, text: str, request_id: str) -> int:
+        try:
+            answer = await self.clients.rest.post("/v1/tweets", {"text": text, "requestId": request_id}, x_user_id=str(author))
+        except (OSError, TimeoutError, EOFError) as error:
+            raise errors.Unavailable(0, f"the gateway is away: {error!r}") from error
+        if answer.status == 201:
+            return int(answer.json["tweetId"])
+        raise _rest_error(answer.status, answer.body)
 
 
 def _rest_error(status: int, body: bytes) -> errors.ServiceError:
@@ -181,51 +198,31 @@ def _rest_error(status: int, body: bytes) -> errors.ServiceError:
     return kinds.get(status, errors.FailedPrecondition)(0, f"{status} {body.decode()}")
 
 
-async def delete(clients: Clients, ledger: Ledger, author: int, tweet_id: int, patience: float) -> None:
-    """One deletion."""
-    write = ledger.invoke(Act.DELETE, author, f"delete-{next(KEYS)}", target=tweet_id)
-
-    async def call() -> int:
-        await clients.delete(author, tweet_id, write.request_id)
-        return 0
-
-    await attempt(ledger, write, call, patience)
-
-
-async def resolve(clients: Clients, ledger: Ledger, stream: Stream) -> int:
+async def resolve(stream: Stream) -> int:
     """Finds out what became of the writes that were not answered, by repeating them; how many there were."""
-    unknown = ledger.unknown()
+    unknown = stream.ledger.unknown()
     for write in unknown:
-        if write.act is Act.POST:
-            await attempt(ledger, write, stream.post(write.actor, write.request_id, write.text), PATIENCE)
-        elif write.act is Act.DELETE:
-            await attempt(ledger, write, _deletion(clients, write), PATIENCE)
+        call = stream.post(write) if write.act is Act.POST else stream.deletion(write)
+        await attempt(stream.ledger, write, call, PATIENCE)
     return len(unknown)
 
 
-def _deletion(clients: Clients, write: Write) -> Callable[[], Awaitable[int]]:
-    async def call() -> int:
-        await clients.delete(write.actor, write.target, write.request_id)
-        return 0
-
-    return call
-
-
-async def use_keys_again(clients: Clients, ledger: Ledger, dice: random.Random, number: int = 10) -> None:
+async def use_keys_again(stream: Stream, number: int = 10) -> None:
     """Repeats some posts, and sends something else under their keys."""
-    posts = ledger.done(Act.POST)
-    for post in dice.sample(posts, min(number, len(posts))):
-        ledger.ok(post, await persistently(lambda post=post: clients.post(post.actor, post.text, post.request_id)))
+    clients, posts = stream.clients, stream.ledger.done(Act.POST)
+    for post in stream.dice.sample(posts, min(number, len(posts))):
+        stream.ledger.ok(post, await persistently(stream.post(post)))
         try:
             await persistently(lambda post=post: clients.post(post.actor, "something else", post.request_id))
             reason = ""
         except errors.ServiceError as error:
             reason = reason_name(error.reason)
-        ledger.reuses.append(Reuse(post.actor, post.request_id, reason))
+        stream.ledger.reuses.append(Reuse(post.actor, post.request_id, reason))
 
 
-async def observe(clients: Clients, dsn: str, ledger: Ledger, people: People) -> Observed:
+async def observe(stream: Stream, dsn: str) -> Observed:
     """What the cluster serves and what lies in its database, when nothing is under way."""
+    clients, ledger, people = stream.clients, stream.ledger, stream.people
     known = sorted({tweet_id for write in ledger.done(Act.POST) for tweet_id in write.tweet_ids})
     texts: dict[int, str | None] = {}
     for first in range(0, len(known), 500):
@@ -249,27 +246,24 @@ async def observe(clients: Clients, dsn: str, ledger: Ledger, people: People) ->
 async def _observe_truth(connection: psycopg.AsyncConnection, people: list[int], seen: Observed) -> None:
     rows = await connection.execute("select tweet_id, author_id, text from tweet.tweet where author_id = any(%s)", (people,))
     seen.rows += [Row(*row) for row in await rows.fetchall()]
-    edges = await connection.execute(_FOLLOWED, (people,))
+    edges = await connection.execute("select follower_id, followee_id from graph.following where follower_id = any(%s)", (people,))
     seen.edges |= {(follower, followee) for follower, followee in await edges.fetchall()}
-    for person in people:
-        subjects = {
-            "created": (f"tweet.created.{person}", tweetpb.TweetCreated),
-            "deleted": (f"tweet.deleted.{person}", tweetpb.TweetDeleted),
-        }
-        for fact, (subject, message) in subjects.items():
-            found = await _outbox(connection, "select payload, published_time is not null from tweet.outbox where subject = %s", subject)
-            seen.events += [Event(fact, message.FromString(payload).tweet_id, done) for payload, done in found]
-        for following, message in ((True, graphpb.Followed), (False, graphpb.Unfollowed)):
-            subject = f"graph.{'followed' if following else 'unfollowed'}.{person}"
-            found = await _outbox(connection, "select payload, published_time is not null from graph.outbox where subject = %s", subject)
-            for payload, done in found:
-                event = message.FromString(payload)
-                seen.edge_events.append(EdgeEvent(event.follower_id, event.followee_id, event.revision, following, done))
+    for fact, message in (("created", tweetpb.TweetCreated), ("deleted", tweetpb.TweetDeleted)):
+        rows = await connection.execute(
+            "select payload, published_time is not null from tweet.outbox where subject = any(%s)",
+            (_subjects("tweet", fact, people),),
+        )
+        seen.events += [Event(fact, message.FromString(payload).tweet_id, done) for payload, done in await rows.fetchall()]
+    for fact, message in (("followed", graphpb.Followed), ("unfollowed", graphpb.Unfollowed)):
+        rows = await connection.execute(
+            "select payload, published_time is not null from graph.outbox where subject = any(%s)",
+            (_subjects("graph", fact, people),),
+        )
+        for payload, done in await rows.fetchall():
+            event = message.FromString(payload)
+            edge = EdgeEvent(event.follower_id, event.followee_id, event.revision, fact == "followed", done)
+            seen.edge_events.append(edge)
 
 
-async def _outbox(connection: psycopg.AsyncConnection, query: str, subject: str) -> list[tuple[bytes, bool]]:
-    cursor = await connection.execute(query, (subject,))  # type: ignore[arg-type]
-    return [(bytes(payload), done) for payload, done in await cursor.fetchall()]
-
-
-__all__ = ["THRESHOLD", "People", "Stream", "as_", "gather_people", "observe", "resolve", "use_keys_again"]
+def _subjects(schema: str, fact: str, people: list[int]) -> list[str]:
+    return [f"{schema}.{fact}.{person}" for person in people]

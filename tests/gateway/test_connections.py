@@ -34,6 +34,11 @@ class TestClientsThatLeave:
         await eventually(lambda: zoo.keeper.cancelled == before + 1)
         await eventually(lambda: b'status="499"' in zoo.metrics.page() or "watch" in path or "stream" in path)
 
+    async def test_nothing_is_kept_of_requests_that_have_ended(self, zoo: Zoo) -> None:
+        assert (await zoo.get("/v1/echo/7?delayMs=60")).status == 200
+        assert (await zoo.get("/v1/watch?count=2")).status == 200
+        await eventually(lambda: zoo.application.watched == 0)
+
     async def test_one_that_leaves_in_the_middle_of_its_body_is_forgotten(self, zoo: Zoo) -> None:
         calls = zoo.keeper.calls
         connection = await zoo.connect()
@@ -78,8 +83,8 @@ class TestStopping:
     async def test_a_client_that_does_not_read_cannot_hold_the_process(self, free_port: Callable[[], int]) -> None:
         async with running_zoo(free_port) as other:
             deaf = await other.connect()
-            await deaf.send(written("GET", "/v1/stream?count=2000000"))
-            await asyncio.sleep(0.1)
+            await deaf.send(written("GET", f"/v1/stream?count=2000000&name={'x' * 20_000}"))
+            await eventually(lambda: any(each.flow.write_paused for each in other.listener.connections()))
             async with asyncio.timeout(3):
                 await other.listener.stop(0.1, lambda: other.application.cut_off(streams=True))
             deaf.close()

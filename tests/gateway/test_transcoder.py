@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -198,6 +199,12 @@ class TestBodies:
         assert (await zoo.post("/v1/echo", fits)).status == 201
         answer = await zoo.post("/v1/echo", fits + b" ")
         assert (answer.status, answer.reason) == (413, "BODY_TOO_LARGE")
+
+    async def test_a_body_that_says_it_is_too_large_is_not_waited_for(self, zoo: Zoo) -> None:
+        connection = await zoo.connect()
+        await connection.send(written("POST", "/v1/echo", b"", {"content_length": str(10**9)}))
+        assert (await asyncio.wait_for(connection.answer(), 2)).status == 413
+        connection.close()
 
     async def test_a_body_of_unknown_length_is_bounded_too(self, zoo: Zoo) -> None:
         head = written("POST", "/v1/echo", None, {"content_type": "application/json", "transfer_encoding": "chunked"})

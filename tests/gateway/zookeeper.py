@@ -57,7 +57,7 @@ class Zookeeper:
 
     async def stream(self, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         for number in range(request.count):
-            yield HttpBody(content_type="text/csv", data=b"%d\n" % number)
+            yield HttpBody(content_type="text/csv", data=b"%d%s\n" % (number, request.name.encode()))
         await self._misbehave(request, context)
 
     async def _misbehave(self, request: Any, context: grpc.aio.ServicerContext) -> None:

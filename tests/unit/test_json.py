@@ -101,11 +101,11 @@ def fill(draw: Any, message: Any, depth: int) -> None:
     kind = message.DESCRIPTOR.full_name
     if kind == fields.TIMESTAMP:
         message.seconds = draw(st.integers(-62135596800, 253402300799))
-        message.nanos = draw(st.sampled_from([0, 1, 500_000_000, 123_000, 999_999_999]))
+        message.nanos = draw(st.sampled_from([0, 1, 500_000_000, 123_000_000, 123_000, 999_999_999]))
     elif kind == fields.DURATION:
         sign = draw(st.sampled_from([1, -1]))
         message.seconds = sign * draw(st.integers(0, 315_576_000_000))
-        message.nanos = sign * draw(st.sampled_from([0, 1, 500_000_000, 120_000]))
+        message.nanos = sign * draw(st.sampled_from([0, 1, 500_000_000, 7_000_000, 120_000]))
     elif kind == fields.FIELD_MASK:
         message.paths.extend(draw(st.lists(SNAKE, max_size=3)))
     elif kind in (fields.STRUCT, fields.VALUE, fields.LIST_VALUE):

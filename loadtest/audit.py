@@ -1,6 +1,5 @@
 """`chirp audit`: homes against the truth, entry by entry; status 1 on a difference."""
 
-import asyncio
 import json as jsonlib
 from collections import Counter
 from dataclasses import asdict
@@ -29,7 +28,7 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Compare what the service answers, and the windows as they lie in Redis, with the truth computed by SQL."""
-    findings = asyncio.run(_audit(target.find(), users, depth, cold, repair, tolerate, seed))
+    findings = target.run(_audit(target.find(), users, depth, cold, repair, tolerate, seed))
     print(jsonlib.dumps(_facts(findings)) if json else _sentences(findings))
     if findings.differences:
         raise typer.Exit(1)

@@ -95,12 +95,12 @@ def _repeated(ids: Sequence[int]) -> set[int]:
     return {number for number in ids if number in seen or seen.add(number)}
 
 
-def _displaced(entries: Sequence[int]) -> list[int]:
+def _displaced(entries: Sequence[int]) -> set[int]:
     """Entries that lie above one that is newer by more than a push may be late."""
-    displaced: list[int] = []
+    displaced: set[int] = set()
     deepest_newest = 0
     for entry in reversed(entries):
         if deepest_newest > entry + LATENESS:
-            displaced.append(entry)
+            displaced.add(entry)
         deepest_newest = max(deepest_newest, entry)
     return displaced

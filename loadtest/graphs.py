@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST_DIGITS = 12
+"""Of a node number: with what goes before it, it is a username."""
+
 
 class GraphError(ValueError):
     """A file is no edge list; the message names file and line."""
@@ -35,15 +38,17 @@ def read(path: Path) -> Graph:
 
 
 def _edges(path: Path) -> Iterator[tuple[int, int]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip() or line[0] in "#%":
                 continue
             words = line.replace(",", " ").split()
-            if len(words) < 2 or not words[0].isdecimal() or not words[1].isdecimal():
-                raise GraphError(f"{path}:{number}: expected two node numbers, found {line.strip()[:60]!r}")
-            if words[0] != words[1]:
-                yield int(words[0]), int(words[1])
+            if len(words) < 2 or not all(word.isdecimal() and len(word) <= MOST_DIGITS for word in words[:2]):
+                expected = f"two node numbers of at most {MOST_DIGITS} digits"
+                raise GraphError(f"{path}:{number}: expected {expected}, found {line.strip()[:60]!r}")
+            follower, followed = int(words[0]), int(words[1])
+            if follower != followed:
+                yield follower, followed
 
 
 def generate(users: int, celebrities: int, seed: int = 1) -> Graph:

@@ -6,6 +6,7 @@ was broken off is resumed by running it again; what is there already is only loo
 
 import asyncio
 import random
+import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from chirp.tweet import v1 as tweetpb
 from chirp.user import v1 as userpb
 from loadtest.graphs import Graph
 from loadtest.texts import Writer
+from services.runtime import ids
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,6 +63,7 @@ class Loader:
     ) -> None:
         """`prefix` goes before the node's number in usernames and before the tweet's in request ids."""
         self._users, self._graph, self._tweets, self._prefix = users, graph, tweets, prefix
+        self._since = ids.first_at(time.time_ns() // 1_000_000)
         self.loaded = Loaded()
 
     def username(self, node: int) -> str:
@@ -132,7 +135,7 @@ class Loader:
         if made.reason:
             self.loaded.refused[made.reason] = self.loaded.refused.get(made.reason, 0) + 1
         else:
-            self.loaded.created_tweets += 1
+            self.loaded.created_tweets += made.tweet_id >= self._since
 
 
 class Plan:

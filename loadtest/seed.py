@@ -22,7 +22,7 @@ from loadtest import graphs, target, texts
 from loadtest.graphs import Graph, GraphError
 from loadtest.loader import Loaded, Loader, Plan
 from loadtest.target import Target
-from loadtest.texts import Writer
+from loadtest.texts import TextError, Writer
 from services.runtime.metrics import Metrics
 
 DRAIN_SECONDS = 600.0
@@ -60,7 +60,7 @@ def seed(
     """Load users, follows and tweets through the services. Run it again to resume: what is there is not made twice."""
     world = _world(graph, text_file, tweets, users, celebrities, number)
     console = Console(stderr=True)
-    report = asyncio.run(_load(target.find(), world, console, wait))
+    report = target.run(_load(target.find(), world, console, wait))
     print(jsonlib.dumps(report) if json else _sentence(report))
 
 
@@ -70,11 +70,12 @@ def _world(graph: Path | None, text_file: Path | None, tweets: int | None, users
             target.fail(f"{path} is not a file")
     try:
         read = graphs.read(graph) if graph else graphs.generate(users, min(celebrities, users), seed)
-    except GraphError as error:
+        written = texts.read(text_file) if text_file else texts.made_up()
+    except (GraphError, TextError) as error:
         target.fail(str(error))
     prefix = "u" if graph is None else "n" + hashlib.sha256(graph.name.encode()).hexdigest()[:4]
     count = min(100_000, 20 * len(read.nodes)) if tweets is None else tweets
-    return World(read, texts.read(text_file) if text_file else texts.made_up(), count, prefix, seed)
+    return World(read, written, count, prefix, seed)
 
 
 async def _load(where: Target, world: World, console: Console, wait: bool) -> dict[str, object]:

@@ -1,17 +1,22 @@
 """The running cluster that a command of this package works on."""
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+import psycopg
 import typer
 
-from services.cluster import settings
+from chirp import errors
+from services.cluster import settings, terminal
 from services.cluster.state import Phase, Record, StateFolder
 from services.runtime import channel
 from services.runtime.channel import Channel
 from services.runtime.metrics import Metrics
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,26 @@ class Target:
 
 def find() -> Target:
     """What `chirp up` runs on this machine. Ends the command with one line if nothing runs."""
-    chosen = settings.read(os.environ)
-    record = StateFolder(chosen.state).read()
-    if record is None or record.phase is not Phase.UP:
+    with terminal.clear_failures():
+        chosen = settings.read(os.environ)
+    folder = StateFolder(chosen.state)
+    record = folder.read()
+    if record is None or record.phase is not Phase.UP or not folder.is_running():
         fail(f"no cluster runs on {chosen.state}: start one with `chirp up`")
     return of(record)
+
+
+def run(work: Coroutine[None, None, T]) -> T:
+    """Does a command's work; a cluster that refuses it or does not answer ends the command with one line."""
+    try:
+        return asyncio.run(work)
+    except Exception as error:
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if not isinstance(first, errors.ServiceError | psycopg.Error | OSError):
+            raise
+        fail(f"broken off: {' '.join(str(first).split())} (see `chirp status`)")
 
 
 def of(record: Record) -> Target:

@@ -22,11 +22,18 @@ _ENDINGS = (
 )
 
 
+class TextError(ValueError):
+    """A file holds no text; the message names it."""
+
+
 def read(path: Path) -> list[str]:
     """First column of a tab-separated file, one text a line; what would be blank is left out."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         texts = [line.split("\t", 1)[0].strip()[:LONGEST] for line in lines]
-    return [text for text in texts if text]
+    found = [text for text in texts if text]
+    if not found:
+        raise TextError(f"{path} holds no text")
+    return found
 
 
 def made_up() -> list[str]:

@@ -22,7 +22,7 @@ from services.runtime.metrics import Metrics
 from services.runtime.rediscluster import RedisCluster
 from services.runtime.resp import key_slot, pack
 
-FOLLOWERS, BURST, ENTRIES = 10_000, 150, 800
+FOLLOWERS, BURST, ENTRIES = 10_000, 100, 800
 LONGEST = 20.0
 """Seconds after which a burst is given up: tweets older than five seconds are not pushed any more."""
 EVENTS = 20_000
@@ -100,6 +100,7 @@ async def _waiting(connection: psycopg.AsyncConnection) -> bool:
 
 async def fanout(rig: Rig, people: World, rounds: int, seconds: float) -> list[Result]:
     """The whole worker: JetStream → followers remembered → push → progress → acknowledgement."""
+    await people.push_up_to(100 * FOLLOWERS)
     (author,) = await people.people(1, "star")
     followers = await people.people(FOLLOWERS, "fan")
     await people.follow([(fan, author) for fan in followers])

@@ -15,6 +15,8 @@ from loadtest.seed import waiting_events
 from services.runtime.metrics import Metrics
 
 CALL_SECONDS = 20.0
+SETTING_SECONDS = 1.5
+"""Within which every process has heard of a changed setting."""
 BATCH = 1000
 
 
@@ -27,6 +29,7 @@ class World:
     tweets: "tweetpb.TweetServiceAsyncStub"
     timeline: "timelinepb.TimelineServiceAsyncStub"
     workers: "Sequence[opspb.OpsServiceAsyncStub]"
+    graph_ops: "opspb.OpsServiceAsyncStub"
 
     async def people(self, count: int, prefix: str) -> list[int]:
         """Makes users."""
@@ -67,6 +70,12 @@ class World:
         for first in range(0, len(readers), at_once):
             await asyncio.gather(*(self.home(reader) for reader in readers[first : first + at_once]))
 
+    async def push_up_to(self, followers: int) -> None:
+        """Has tweets of authors with fewer followers pushed, whatever the default is; in force when this returns."""
+        request = opspb.UpdateSettingRequest(name="graph.pull_threshold", value=str(followers))
+        await self.graph_ops.UpdateSetting(request, timeout=CALL_SECONDS)
+        await asyncio.sleep(SETTING_SECONDS)
+
     async def delivered(self) -> None:
         """Waits until no event waits any more."""
         while await waiting_events(list(self.workers)):  # noqa: ASYNC110 - the workers are other processes
@@ -88,4 +97,5 @@ async def world(rig: Rig) -> AsyncGenerator[World]:
             tweetpb.TweetServiceStub(await channel("tweet", "chirp.tweet.v1.TweetService")),
             timelinepb.TimelineServiceStub(await channel("timeline", "chirp.timeline.v1.TimelineService")),
             [opspb.OpsServiceStub(await channel(name, "chirp.ops.v1.OpsService")) for name in ("relay", "fanout")],
+            opspb.OpsServiceStub(await channel("graph", "chirp.ops.v1.OpsService")),
         )

@@ -25,15 +25,6 @@ AUTHOR_LIFE = 60.0
 """Seconds that a name is shown without asking again, should the event of its change be missed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A tweet ready to be put on a page."""
-
-    reference: Reference
-    field: bytes
-    """TimelineItem.tweet, encoded."""
-
-
 class Item(NamedTuple):
     """A tweet and its author as an element of a page."""
 
@@ -48,6 +39,24 @@ class Author:
     field: bytes
     """TimelineItem.author, encoded."""
     until: float
+
+
+@dataclass(slots=True)
+class Shown:
+    """A tweet ready to be put on a page."""
+
+    reference: Reference
+    field: bytes
+    """TimelineItem.tweet, encoded."""
+    _author: Author | None = None
+    _item: Item | None = None
+
+    def beside(self, author: Author) -> Item:
+        """The tweet and its author as an item, joined once for as long as both stay the same."""
+        if self._item is None or self._author is not author:
+            self._author = author
+            self._item = Item(self.reference.tweet_id, framing.item(self.field, author.field))
+        return self._item
 
 
 class Catalogue:
@@ -94,33 +103,28 @@ class Catalogue:
 
     async def items(self, call: Call, page: Collection[Shown]) -> list[Item]:
         """The page's items, in order. A tweet whose author cannot be found is skipped and counted."""
-        now = self._clock.monotonic()
-        fields: dict[int, bytes] = {}
-        missing: set[int] = set()
-        for shown in page:
-            author = self._authors.get(shown.reference.author_id)
-            if author is None or author.until <= now:
-                missing.add(shown.reference.author_id)
-            else:
-                fields[shown.reference.author_id] = author.field
-        if missing:
-            fields.update(await self._name(call, missing))
-        items = [
-            Item(shown.reference.tweet_id, framing.item(shown.field, fields[shown.reference.author_id]))
-            for shown in page
-            if shown.reference.author_id in fields
-        ]
+        now, known = self._clock.monotonic(), self._authors.get
+        authors = [known(shown.reference.author_id) for shown in page]
+        unnamed = {
+            shown.reference.author_id for shown, author in zip(page, authors, strict=True) if author is None or author.until <= now
+        }
+        if unnamed:
+            named = await self._name(call, unnamed)
+            authors = [named.get(shown.reference.author_id) or known(shown.reference.author_id) for shown in page]
+            authors = [None if author is None or author.until <= now else author for author in authors]
+        items = [shown.beside(author) for shown, author in zip(page, authors, strict=True) if author is not None]
         self._metrics.skipped(len(page) - len(items))
         return items
 
-    async def _name(self, call: Call, author_ids: set[int]) -> dict[int, bytes]:
+    async def _name(self, call: Call, author_ids: set[int]) -> dict[int, Author]:
         renames = {author_id: self._renamed.get(author_id, 0) for author_id in author_ids}
-        fields = {user.user_id: _author_field(user) for user in await self._truth.users(call, author_ids)}
+        users = await self._truth.users(call, author_ids)
         until = self._clock.monotonic() + AUTHOR_LIFE
-        for author_id, field in fields.items():
+        named = {user.user_id: Author(_author_field(user), until) for user in users}
+        for author_id, author in named.items():
             if self._renamed.get(author_id, 0) == renames[author_id]:
-                self._authors.put(author_id, Author(field, until))
-        return fields
+                self._authors.put(author_id, author)
+        return named
 
     def suspect(self, tweet_ids: Iterable[int]) -> None:
         """Tweets are being deleted: not shown from memory again, nor kept while a read from before may be under way."""

@@ -99,9 +99,7 @@ class Home:
             sources.extend(Source(source.ids, source.floor if source.floor > built_id else 0) for source in pulled)
         return sources
 
-    async def _descend(
-        self, call: Call, facts: Facts, found: Window, sources: list[Source], ceiling: int
-    ) -> AsyncGenerator[Leg]:
+    async def _descend(self, call: Call, facts: Facts, found: Window, sources: list[Source], ceiling: int) -> AsyncGenerator[Leg]:
         stretch = merge([of_window(found), *sources], ceiling)
         ceiling = min(ceiling, stretch.floor + 1)
         yield Leg(stretch.ids, ceiling)
@@ -116,9 +114,7 @@ class Home:
                 async for leg in legs:
                     yield leg
 
-    async def _ascend(
-        self, call: Call, facts: Facts, found: Window, sources: list[Source], seen: Seen
-    ) -> AsyncGenerator[Leg]:
+    async def _ascend(self, call: Call, facts: Facts, found: Window, sources: list[Source], seen: Seen) -> AsyncGenerator[Leg]:
         stretch = merge([of_window(found), *sources], TOP)
         if stretch.floor > seen.bound and not found.whole:
             whole = await self._whole(facts.viewer_id, found)

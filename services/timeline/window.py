@@ -11,6 +11,7 @@ read from the truth if its nonce is still there. Whatever was committed before t
 after it is pushed onto the list: nothing falls between.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,8 +19,8 @@ from services.runtime.redisroutes import Answer
 
 CAPACITY = 800
 """Entries kept: Twitter's figure; 8.4 KB a home."""
-SLACK = 50
-"""Entries above the capacity that are tolerated before a list is trimmed: one trim for fifty pushes."""
+SLACK = 100
+"""Entries above the capacity that are tolerated before a list is trimmed: one trim for a hundred pushes."""
 LATENESS_MS = 10_000
 """How far behind its id's time an entry may be pushed; the worker throws homes away rather than push later than this."""
 LIFE_MS = 30 * 24 * 3_600_000
@@ -154,3 +155,5 @@ return length - keep - 1
 """
 """KEYS: window. ARGV: entries to keep. Cuts the oldest pushes and raises the floor to the highest id cut; ids are compared
 as strings because Lua's numbers hold 53 bits. Returns how many were cut."""
+TRIM_SHA = hashlib.sha1(TRIM.encode(), usedforsecurity=False).hexdigest()
+"""By which a node that has run it knows it."""

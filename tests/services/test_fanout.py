@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import pytest
 
@@ -13,15 +10,9 @@ from chirp import errors
 from chirp.errors import v1 as errorspb
 from chirp.timeline import v1 as timelinepb
 from chirp.tweet import v1 as tweetpb
-from services.runtime import jetstream, logs
-from services.runtime.consumer import DEFAULTS, Consumer, PermanentFailure, Retry
-from services.runtime.deadletters import DeadLetters
-from services.runtime.metrics import Metrics
-from services.runtime.outboxworker import Worker as Relay
-from services.runtime.publisher import Publisher
-from services.timeline import buckets, fanout_worker, followers, progress, push, window
+from services.runtime.consumer import PermanentFailure, Retry
+from services.timeline import buckets, followers, progress, push, window
 from tests.services.world import DEFAULT_THRESHOLD, World, message, open_world, spawn
-from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -346,70 +337,3 @@ class TestStatus:
         assert await store.forget_old() == 0
         assert (await store.of_tweet(old)).state == "pending"
         assert (await store.of_tweet(new)).state == "done"
-
-
-async def test_through_the_relay_and_the_consumers_all_arrive_once_whatever_fails_between(
-    world: World, database: str, nats_url: str, small_pages: int
-) -> None:
-    """The real way: outbox, relay, JetStream, consumers, with a worker that is replaced and a Redis that comes and goes."""
-    author, readers = await followed(world, 7)
-    small, (lonely,) = await followed(world, 1)
-    async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(jetstream.connect([nats_url], "fanout", Metrics("nats")))
-        await nats.ready()
-        for name in ("TWEET", "FANOUT"):
-            try:
-                await nats.js.delete_stream(name)
-            except Exception:
-                continue
-        await jetstream.ensure_streams(nats.js)
-        world.worker.fanout._publisher = Publisher(nats)
-        stack.callback(setattr, world.worker.fanout, "_publisher", world.worker.pages)
-        relay = spawn(Relay(database, "tweet", nats, Metrics("relay"), logs.silent()).run())
-        stack.callback(relay.cancel)
-        letters = DeadLetters(world.social.database, nats)
-        quick = replace(DEFAULTS, ack_wait=2.0, retry_first=0.02, retry_most=0.1)
-
-        def consumers() -> list[Consumer]:
-            rows = (fanout_worker.TWEETS, fanout_worker.PAGES)
-            return [Consumer(nats, *row, letters, Metrics("consumer"), settings=quick) for row in rows]
-
-        made: list[int] = []
-        others: list[int] = []
-        for turn in range(3):
-            running = consumers()
-            tasks = [
-                spawn(consumer.run(handle))
-                for consumer, handle in zip(running, (world.worker.fanout.handle_tweets, world.worker.fanout.handle_pages), strict=True)
-            ]
-            world.worker.redis.away = lambda key, turn=turn: turn == 1
-            for _ in range(3):
-                made.append(await world.a_tweet(author))
-                others.append(await world.a_tweet(small))
-            await asyncio.sleep(0.1)
-            for consumer in running:
-                consumer.stop()
-            if turn == 1:
-                for task in tasks:
-                    task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        world.worker.redis.away = lambda key: False
-        running = consumers()
-        tasks = [
-            spawn(consumer.run(handle))
-            for consumer, handle in zip(running, (world.worker.fanout.handle_tweets, world.worker.fanout.handle_pages), strict=True)
-        ]
-
-        async def done() -> bool:
-            states = [(await world.first.status(author, tweet)).state for tweet in made]
-            return all(state in (timelinepb.FANOUT_STATE_DONE, timelinepb.FANOUT_STATE_INVALIDATED) for state in states)
-
-        await eventually(done, timeout=20)
-        await running[0].drained()
-        for reader in readers:
-            assert await world.first.home(reader) == await world.second.home(reader) == made[::-1]
-        assert await world.first.home(lonely) == others[::-1]
-        assert await world.social.database.query("select * from runtime.dead_letter") == []
-        for task in (*tasks, relay):
-            task.cancel()
-        await asyncio.gather(*tasks, relay, return_exceptions=True)

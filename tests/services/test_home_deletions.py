@@ -81,7 +81,7 @@ async def test_a_deletion_that_is_noticed_before_its_commit_leaves_no_copy_behin
 
 async def test_an_event_alone_tells_of_a_deletion_too(world: World) -> None:
     """Should Redis have been away when the notice was given: the tweet is marked deleted behind every back."""
-    author, reader, tweets = await a_read_home(world)
+    _, reader, tweets = await a_read_home(world)
     await world.social.database.execute(
         "update tweet.tweet set text = null, entities = null, delete_time = now() where tweet_id = %s", (tweets[0],)
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from services.cluster.ports import FreePorts
 from services.runtime.consumer import Message, Retry
+from services.runtime.redisnode import Patience
 from services.timeline import push, window
 from tests.services.gates import third
 from tests.services.world import World, open_world, shown, spawn
@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, ports: FreePorts) -> Itera
 
 @pytest.fixture(scope="module")
 async def world(database: str, cluster: PrivateCluster, nats_url: str) -> AsyncIterator[World]:
-    async with open_world(database, cluster.addresses, nats_url) as world:
+    async with open_world(database, cluster.addresses, nats_url, Patience()) as world:
         yield world
 
 
@@ -229,7 +229,6 @@ async def test_flushes_under_reads_cost_no_entry_and_no_error(world: World) -> N
     authors = await world.users(2)
     readers = [await world.a_user(*authors) for _ in range(3)]
     tweets = await world.history([*authors], 60)
-    await world.forget_events()
     flushing, reads = True, 0
 
     async def read(reader: int) -> None:

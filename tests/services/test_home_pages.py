@@ -25,7 +25,6 @@ async def test_a_walk_meets_every_tweet_once_to_the_very_first(world: World, siz
     authors = await world.users(3)
     reader = await world.a_user(*authors)
     tweets = await world.history([*authors, reader], 1_000, spacing_ms=20_000)
-    await world.forget_events()
     for replica in world.replicas:
         assert await replica.home(reader, size) == tweets[::-1]
     assert len((await world.window(reader)).ids) == window.CAPACITY  # type: ignore[union-attr]
@@ -138,7 +137,6 @@ async def test_a_walk_while_tweets_are_made_and_deleted_is_without_double_or_gap
     authors = await world.users(3)
     reader = await world.a_user(*authors)
     old = await world.history([*authors, reader], 300, spacing_ms=2_000)
-    await world.forget_events()
     owner = dict(zip(old, [*authors, reader] * 75, strict=True))
     met: list[int] = []
     deleted: dict[int, int] = {}
@@ -221,7 +219,6 @@ class TestNewer:
         author = await world.a_user()
         reader = await world.a_user(author)
         await world.history([author], 5)
-        await world.forget_events()
         token = (await world.first.page(reader)).newer_token
         made: list[int] = []
         for _ in range(6):

@@ -195,12 +195,13 @@ async def test_more_pulled_tweets_than_a_list_holds_leave_no_gap(world: World, m
     monkeypatch.setattr(home, "MARGIN", 3)
     stars = await world.users(2)
     plain = await world.a_user()
-    reader, _ = [await world.a_user(*stars, plain) for _ in range(2)]
+    reader, _ = await world.a_user(*stars, plain), await world.a_user(*stars)
     old = await world.history([*stars, plain], 9)
     assert await world.first.home(reader) == old[::-1]
     await world.threshold(2)
-    made = await world.some_tweets([*stars, plain], 60, spacing_ms=400)
+    made = await world.some_tweets([*stars, plain], 60, spacing_ms=30)
     await world.deliver()
+    assert len((await world.window(reader)).ids) == 29, "old ones, and those that were pushed"  # type: ignore[union-attr]
     world.clock.advance(A_LIST_ENDS)
     for replica in world.replicas:
         for size in (2, 7, 20):

@@ -155,6 +155,12 @@ class TestTwoBuilders:
         assert all(found == tweets for found in homes)
         assert sum(replica.redis.calls["finish"] for replica in world.replicas) == sum(before) + 1
 
+    async def test_readers_in_one_process_share_a_build(self, world: World) -> None:
+        reader = await world.a_user()
+        before = world.first.redis.calls["begin"]
+        await asyncio.gather(*(world.first.home(reader) for _ in range(20)))
+        assert world.first.redis.calls["begin"] <= before + 3, "but for those who looked before it was done"
+
     async def test_a_reader_who_leaves_does_not_stop_the_build(self, world: World) -> None:
         author = await world.a_user()
         reader = await world.a_user(author)
@@ -180,6 +186,7 @@ class TestTwoBuilders:
         append.open()
         assert await before == [tweet]
         assert await joined == await elsewhere == [others, tweet]
+        assert (await world.window(reader)).sentinel.follow_revision == 2  # type: ignore[union-attr]
 
     async def test_a_window_that_changes_between_two_commands_of_a_look_is_not_believed(self, world: World) -> None:
         author = await world.a_user()
@@ -204,9 +211,7 @@ class TestTwoBuilders:
         key = window.key(reader)
         await world.redis(key, "LREM", key, 0, tweets[2])
         assert tweets[2] not in await world.first.home(reader)
-        reply = await world.first.service.rebuild_timeline(
-            timelinepb.RebuildTimelineRequest(user_id=reader), world.first.acting(0)
-        )
+        reply = await world.first.service.rebuild_timeline(timelinepb.RebuildTimelineRequest(user_id=reader), world.first.acting(0))
         assert reply.entry_count == 5
         assert await world.first.home(reader) == tweets
 
@@ -274,7 +279,6 @@ class TestTrimmedWindows:
         authors = await world.users(3)
         reader = await world.a_user(*authors)
         old = await world.history([*authors, reader], 150)
-        await world.forget_events()
         assert len(await world.first.home(reader)) == 150
         made: list[int] = []
         for _ in range(5):
@@ -289,16 +293,13 @@ class TestTrimmedWindows:
             for size in (20, 111, 200):
                 assert await replica.home(reader, size) == everything, size
 
-    async def test_a_trim_in_the_middle_of_a_walk_leaves_no_seam(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_trim_in_the_middle_of_a_walk_leaves_no_seam(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(window, "CAPACITY", 20)
         monkeypatch.setattr(window, "SLACK", 2)
         monkeypatch.setattr(home, "MARGIN", 3)
         author = await world.a_user()
         reader = await world.a_user(author)
         old = await world.history([author], 40)
-        await world.forget_events()
         met = [*shown(first := await world.first.page(reader, 5))]
         token = first.next_page_token
         while token:

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 from nats.aio.msg import Msg
 
 from chirp.id import v1 as idpb
 from chirp.timeline import v1 as timelinepb
 from chirp.tweet import v1 as tweetpb
-from services.runtime import ids, jetstream, logs
+from services.runtime import ids, jetstream, logs, rediscluster
 from services.runtime.call import Call
 from services.runtime.clock import SystemClock
 from services.runtime.consumer import Message, Outcome
@@ -27,6 +28,7 @@ from services.runtime.outbox import Bell
 from services.runtime.paging import PageTokens
 from services.runtime.publisher import NotStored, Outgoing
 from services.runtime.rediscluster import RedisCluster
+from services.runtime.redisnode import Patience
 from services.runtime.resp import pack
 from services.timeline import assembly, window
 from services.timeline.fanout import Fanout
@@ -101,9 +103,7 @@ class Replica:
         self.service: TimelineService = parts.service
         self.memory = parts.memory
 
-    async def page(
-        self, user_id: int, size: int = 0, token: str = "", after: str = ""
-    ) -> timelinepb.GetHomeTimelineResponse:
+    async def page(self, user_id: int, size: int = 0, token: str = "", after: str = "") -> timelinepb.GetHomeTimelineResponse:
         """One GetHomeTimeline."""
         request = timelinepb.GetHomeTimelineRequest(page_size=size, page_token=token, after=after)
         raw = await self.service.get_home_timeline(request, self.acting(user_id))
@@ -219,8 +219,8 @@ class World:
     worker: Worker
     first: Replica
     second: Replica
-    written: list[Message] = field(default_factory=list[Message])
-    """Events taken from the outbox so far, oldest first."""
+    waiting: list[Message] = field(default_factory=list[Message])
+    """Events that were taken from the outbox and are still to be delivered."""
 
     @property
     def replicas(self) -> tuple[Replica, Replica]:
@@ -255,20 +255,24 @@ class World:
         """Tweets by these in turn, oldest first; the clock moves on by their spacing."""
         start = self.clock.now_ms()
         self.clock.advance(count * spacing_ms / 1000)
-        return await self.history(author_ids, count, spacing_ms, start)
+        return await self._made(author_ids, count, spacing_ms, start)
 
-    async def history(
-        self, author_ids: Iterable[int], count: int, spacing_ms: int = 60_000, start_ms: int | None = None
-    ) -> list[int]:
-        """Tweets that were made in the past, the last of them a moment ago, unless they start at a given time."""
-        start = self.clock.now_ms() - count * spacing_ms if start_ms is None else start_ms
-        planned = [ids.first_at(start + index * spacing_ms) + next(LOW_BITS) for index in range(count)]
+    async def history(self, author_ids: Iterable[int], count: int, spacing_ms: int = 60_000) -> list[int]:
+        """Tweets that were made, and delivered, in the past; the last of them a moment ago."""
+        self.waiting = await self.events()
+        made = await self._made(author_ids, count, spacing_ms, self.clock.now_ms() - count * spacing_ms)
+        waiting, self.waiting = self.waiting, []
+        await self.events()
+        self.waiting = waiting
+        return made
+
+    async def _made(self, author_ids: Iterable[int], count: int, spacing_ms: int, start_ms: int) -> list[int]:
+        planned = [ids.first_at(start_ms + index * spacing_ms) + next(LOW_BITS) for index in range(count)]
         for begin in range(0, count, 1000):
             self.ids.planned = planned[begin : begin + 1000]
             authors = itertools.islice(itertools.cycle(author_ids), len(self.ids.planned))
             items = [tweetpb.AuthoredTweet(author_id=each, tweet=tweetpb.CreateTweetRequest(text="then")) for each in authors]
-            reply = await self.tweets.batch_create_tweets(
-                tweetpb.BatchCreateTweetsRequest(tweets=items), self.first.acting(0))  # fmt: skip
+            reply = await self.tweets.batch_create_tweets(tweetpb.BatchCreateTweetsRequest(tweets=items), self.first.acting(0))
             assert sorted(item.tweet_id for item in reply.items) == planned[begin : begin + 1000]
         return planned
 
@@ -282,8 +286,7 @@ class World:
             "with taken as (update tweet.outbox set published_time = now() where published_time is null returning *)"
             " select subject, payload from taken order by event_id"
         )
-        found = [message(subject, payload) for subject, payload in rows]
-        self.written += found
+        found, self.waiting = [*self.waiting, *(message(subject, payload) for subject, payload in rows)], []
         return found
 
     async def forget_events(self) -> None:
@@ -350,12 +353,17 @@ def truth_of(stubs: dict[str, Stub]) -> Truth:
     return Truth(stubs["tweet"], stubs["graph"], stubs["user"])  # type: ignore[arg-type]
 
 
+LONG = Patience(reply=5.0, connect=5.0)
+"""On a busy machine a quarter of a second is not enough to tell a server that is away from a test that has to wait."""
+
+
 @asynccontextmanager
-async def open_world(dsn: str, redis_nodes: str, nats_url: str) -> AsyncIterator[World]:
+async def open_world(dsn: str, redis_nodes: str, nats_url: str, patience: Patience = LONG) -> AsyncIterator[World]:
     """Everything, on these backends."""
     clock, metrics = WorldClock(), Metrics("tweet")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        stack.enter_context(patch.object(rediscluster, "Patience", lambda: patience))
         others = await enter(social(dsn, redis_nodes, nats_url, clock))
         nats = await enter(jetstream.connect([nats_url], "tweet", metrics))
         own_ids = Ids(clock)

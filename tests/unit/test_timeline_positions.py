@@ -1,10 +1,10 @@
 """Page tokens of timelines: nobody sees a tweet twice, and nothing late is missed within the re-scanned stretch."""
 
 import pytest
-from chirp import errors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chirp import errors
 from services.runtime import ids
 from services.runtime.paging import PageTokens
 from services.timeline.positions import MOST_SEEN, RESCAN_MS, TOP, Positions, Seen, refuse_both, seen_on_page

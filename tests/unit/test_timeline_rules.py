@@ -1,12 +1,12 @@
 """What a reader may see, why, and how it is put on a page."""
 
 import pytest
-from chirp.timeline import v1 as timelinepb
-from chirp.tweet import v1 as tweetpb
-from chirp.user import v1 as userpb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chirp.timeline import v1 as timelinepb
+from chirp.tweet import v1 as tweetpb
+from chirp.user import v1 as userpb
 from services.runtime import ids
 from services.timeline import buckets, framing, rules
 from services.timeline.explain import judge
@@ -37,6 +37,13 @@ FOLLOWEES = frozenset({FRIEND, OTHER_FRIEND})
 )
 def test_the_reply_rule(author: int, answers: int, seen: bool) -> None:
     assert rules.visible(ME, FOLLOWEES, Reference(100, author, answers)) is seen
+
+
+@given(st.integers(1, 4), st.sets(st.integers(1, 4)), st.integers(1, 4), st.integers(0, 4))
+def test_the_one_expression_says_what_the_two_rules_say(reader: int, followees: set[int], author: int, parent: int) -> None:
+    tweet = Reference(100, author, parent)
+    both = rules.follows_author(reader, followees, tweet) and rules.reply_fits(reader, followees, tweet)
+    assert rules.visible(reader, followees, tweet) is both
 
 
 def facts(pull: set[int] | None = None) -> Facts:

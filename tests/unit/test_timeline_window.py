@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from services.runtime import ids
 from services.runtime.resp import RedisError
 from services.timeline import window
-from services.timeline.sources import Source, merge, of_window
+from services.timeline.sources import Source, Stretch, merge, of_window
 from services.timeline.window import LATENESS_MS, Sentinel, Window
 
 NOW = 1_800_000_000_000
@@ -73,13 +73,20 @@ def test_what_is_no_list_of_ours_is_no_window() -> None:
 
 
 def test_a_whole_window_vouches_down_to_its_floor() -> None:
-    assert of_window(Window((9, 7, 9), ready(floor=4), whole=True)) == Source([7, 9], 4)
+    source = of_window(Window((9, 7, 9), ready(floor=4), whole=True))
+    assert merge([source], 100) == Stretch([9, 7], 4)
 
 
 def test_the_top_of_a_window_vouches_only_for_what_cannot_lie_deeper() -> None:
     oldest = ids.first_at(NOW)
     source = of_window(Window((oldest + 10, oldest), ready(floor=3), whole=False))
     assert source.floor == oldest + ids.span(LATENESS_MS)
+
+
+def test_below_what_was_there_when_the_window_was_built_nothing_is_out_of_order() -> None:
+    oldest = ids.first_at(NOW)
+    sentinel = Sentinel(True, 7, 0, oldest + 5, 3, NOW)
+    assert of_window(Window((oldest + 10, oldest), sentinel, whole=False)).floor == oldest - 1
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(1, 60)), st.integers(0, 60)), max_size=5), st.integers(1, 70))
@@ -93,13 +100,15 @@ def test_merged_sources_hold_what_all_of_them_vouch_for(parts: list[tuple[set[in
 
 @given(st.data())
 def test_entries_pushed_out_of_order_are_never_missed_above_the_floor(data: st.DataObject) -> None:
-    """A model of fan-out: entries are pushed up to LATENESS after their id's time; whatever lies above the floor of the
-    part that was read was read."""
-    times = data.draw(st.lists(st.integers(0, 60_000), min_size=1, max_size=60, unique=True))
-    delays = data.draw(st.lists(st.integers(0, LATENESS_MS), min_size=len(times), max_size=len(times)))
-    pushes = sorted(zip(times, delays, strict=True), key=lambda push: push[0] + push[1])
-    newest_first = [ids.first_at(NOW + time) for time, _ in reversed(pushes)]
+    """A model of a window: built at some moment, in order; then entries are pushed up to LATENESS after their id's time.
+    Whatever lies above the floor of the part that was read was read."""
+    built_ms = data.draw(st.integers(0, 60_000))
+    times = data.draw(st.lists(st.integers(0, 120_000), min_size=1, max_size=60, unique=True))
+    pushes = [(time, time + data.draw(st.integers(0, LATENESS_MS))) for time in times]
+    built = sorted((time for time, pushed in pushes if pushed <= built_ms), reverse=True)
+    pushed_later = [time for time, pushed in sorted(pushes, key=lambda push: -push[1]) if pushed > built_ms]
+    newest_first = [ids.first_at(NOW + time) for time in pushed_later + built]
     asked = data.draw(st.integers(1, len(newest_first)))
-    top = Window(tuple(newest_first[:asked]), ready(), whole=False)
-    source = of_window(top)
+    sentinel = Sentinel(True, 7, 0, ids.first_at(NOW + built_ms - LATENESS_MS), 0, NOW)
+    source = of_window(Window(tuple(newest_first[:asked]), sentinel, whole=False))
     assert [number for number in newest_first if number > source.floor and number not in source.ids] == []

@@ -82,7 +82,7 @@ def compile_protos(root: Path, google: Path) -> None:
 def write_package(package: Path) -> None:
     """`v1/__init__.py` re-exports by name: a star import would leak grpc, warnings and mangled module names."""
     modules = [path.stem for path in sorted(package.glob("*.proto"))]
-    docstring = f'"""Contracts of chirp.{package.parent.name}.{package.name}, generated from the .proto files beside this file."""\n\n'
+    docstring = f'"""Contracts of chirp.{package.parent.name}.{package.name}, generated from the .proto files beside it."""\n\n'
     code = [line for stem in modules for line in imports(package, stem, typed=False)]
     stub = [line for stem in modules for line in imports(package, stem, typed=True)]
     (package / "__init__.py").write_text(docstring + "".join(code))

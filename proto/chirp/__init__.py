@@ -1,1 +1,1 @@
-"""Contracts of the Chirp cluster: one package a service, versioned (`chirp.tweet.v1`), and the errors they raise (`chirp.errors`)."""
+"""Contracts of the Chirp cluster: one versioned package a service (`chirp.tweet.v1`), and their errors (`chirp.errors`)."""

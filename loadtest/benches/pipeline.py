@@ -209,7 +209,9 @@ async def _relayed(rig: Rig) -> None:
 
 async def _public_api(rig: Rig, keys: Sequence[str], seconds: float) -> float:
     """`await redis.lpushx(…)` of aioredis-cluster, 500 at a time."""
-    redis = await create_redis_cluster(rig.target.redis.split(","))
+    redis = await create_redis_cluster(
+        [(host, int(port)) for host, port in (each.rsplit(":", 1) for each in rig.target.redis.split(","))]
+    )
     done, began = 0, time.perf_counter()
     dice = random.Random(1)
     while time.perf_counter() - began < seconds:

@@ -79,6 +79,14 @@ async def test_a_deletion_that_is_noticed_before_its_commit_leaves_no_copy_behin
         assert await world.first.home(reader) == tweets
 
 
+async def test_notices_that_were_lost_have_every_tweet_asked_for_again(world: World) -> None:
+    author, reader, tweets = await a_read_home(world)
+    await world.delete(author, tweets.pop(1))
+    await world.lose_notices()
+    for replica in world.replicas:
+        assert await replica.home(reader) == tweets
+
+
 async def test_an_event_alone_tells_of_a_deletion_too(world: World) -> None:
     """Should Redis have been away when the notice was given: the tweet is marked deleted behind every back."""
     _, reader, tweets = await a_read_home(world)

@@ -139,19 +139,23 @@ async def test_facts_read_while_an_author_is_being_marked_learn_of_it(
     assert await world.first.home(reader) == [tweet]
 
 
-async def test_notices_that_were_lost_have_everything_read_anew(world: World) -> None:
+@pytest.mark.parametrize("reading", [False, True])
+async def test_notices_that_were_lost_have_everything_read_anew(world: World, reading: bool) -> None:
+    """Also what was just being read when the loss was found."""
     star, (reader, _) = await a_star(world)
-    assert await world.first.home(reader) == []
     await world.settle(reader)
     facts = world.first.graph.gates.hold("GetViewerFacts", AFTER)
-    reading = spawn(world.first.home(reader))
+    first = spawn(world.first.home(reader))
     await facts.reached()
+    if not reading:
+        facts.open()
+        assert await first == []
     await world.threshold(2)
     tweet = await world.a_tweet(star)
-    await world.flush()
-    assert await world.first.home(await world.a_user()) == []
+    await world.lose_notices()
+    assert await world.first.home(await world.a_user()) == [], "finds that notices are missing"
     facts.open()
-    await reading
+    await first
     world.clock.advance(A_LIST_ENDS)
     assert await world.first.home(reader) == [tweet]
 

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from chirp.id import v1 as idpb
 from chirp.timeline import v1 as timelinepb
 from chirp.tweet import v1 as tweetpb
-from services.runtime import ids, jetstream, logs, rediscluster
+from services.runtime import ids, jetstream, logs, notices, rediscluster
 from services.runtime.call import Call
 from services.runtime.clock import SystemClock
 from services.runtime.consumer import Message, Outcome
@@ -322,6 +322,11 @@ class World:
         """Everything disappears from Redis."""
         for slot in (0, 8_000, 16_000):
             await self.social.redis.run(slot, pack("FLUSHALL"))
+
+    async def lose_notices(self) -> None:
+        """The log of notices disappears from Redis, and nothing else."""
+        for cell in notices.CELLS:
+            await self.redis(cell.key, "DEL", cell.key)
 
     async def redis(self, key: bytes, *words: Any) -> Any:
         """One command to the server of a key."""

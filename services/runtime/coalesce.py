@@ -42,9 +42,15 @@ class Coalescer(Generic[Item, Answer]):
         *,
         max_batch: int = 256,
         max_waiting: int = 8192,
+        linger: float = 0.0,
     ) -> None:
-        """More than `max_waiting` callers are refused with ResourceExhausted. `name` labels the metrics."""
+        """More than `max_waiting` callers are refused with ResourceExhausted. `name` labels the metrics.
+
+        `linger`: seconds between a batch of several and the next, in which the callers just answered can come back: where
+        a flush costs much however small it is, half-empty batches cost more than the wait. Who is alone never waits.
+        """
         self._flush, self._name, self._max_batch, self._max_waiting = flush, name, max_batch, max_waiting
+        self._linger = linger
         self._queue: deque[_Waiting[Item, Answer]] = deque()
         self._committer: asyncio.Task[None] | None = None
         self._sizes = metrics.histogram("chirp_coalesce_batch_size", "Items flushed together", ("name",), buckets=_SIZES).labels(
@@ -56,7 +62,7 @@ class Coalescer(Generic[Item, Answer]):
         """The answer to one item, once the flush it took part in has ended."""
         if len(self._queue) >= self._max_waiting:
             raise errors.ResourceExhausted(errorspb.ERROR_REASON_OVERLOADED, f"too many wait for {self._name}", retry_after=0.2)
-        waiting = _Waiting[Item, Answer](item, asyncio.get_running_loop().create_future())
+        waiting: _Waiting[Item, Answer] = _Waiting(item, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit())
@@ -75,6 +81,8 @@ class Coalescer(Generic[Item, Answer]):
             while batch := self._take():
                 self._sizes.observe(len(batch))
                 await self._answer(batch)
+                if self._linger and len(batch) > 1:
+                    await asyncio.sleep(self._linger)
         finally:
             self._committer = None
             for waiting in self._queue:

@@ -23,6 +23,9 @@ from services.tweet.store import IdInUse, TweetStore
 
 PATIENCE = 1.0
 """Seconds that id and graph get to answer: the callers of a whole batch wait for them."""
+LINGER_SECONDS = 0.003
+"""A batch asks two peers, Redis and Postgres, some 600 µs of CPU whatever its size: with 64 posting at once the wait makes
+batches of dozens instead of seven."""
 MAX_BATCH = 256
 """Beyond it a statement takes longer and a tweet hardly costs less."""
 
@@ -60,7 +63,7 @@ class Writer:
     ) -> None:
         self._store, self._peers, self._fences, self._bell, self._counts = store, peers, fences, bell, counts
         self._log, self._clock = log, clock or SystemClock()
-        self._committer = Coalescer[Draft, Stored](self._flush, "tweet_create", metrics, max_batch=MAX_BATCH)
+        self._committer = Coalescer[Draft, Stored](self._flush, "tweet_create", metrics, max_batch=MAX_BATCH, linger=LINGER_SECONDS)
 
     async def create(self, draft: Draft) -> Stored:
         """The tweet, once it is committed; that of the first request when its key comes again, as it was answered then.

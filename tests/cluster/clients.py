@@ -28,7 +28,10 @@ T = TypeVar("T")
 CALL_SECONDS = 3.0
 AGAIN = (errors.Unavailable, errors.DeadlineExceeded, errors.ResourceExhausted, errors.Aborted)
 """What a client repeats under the same request id: all but the last two may have been done."""
-QUEUES = {"outbox.tweet", "outbox.graph", "outbox.user", "consumer.timeline-fanout", "consumer.timeline-pages"}
+QUEUES = {
+    "relay": {"outbox.tweet", "outbox.graph", "outbox.user"},
+    "fanout": {"consumer.timeline-fanout", "consumer.timeline-pages"},
+}
 """What must be empty for everything to have been delivered."""
 NAMES = count(1)
 
@@ -130,21 +133,24 @@ class Clients:
         request = opspb.UpdateSettingRequest(name=name, value=value)
         await self.ops[process].UpdateSetting(request, timeout=CALL_SECONDS)
 
+    async def published(self, timeout: float = 20.0) -> None:
+        """Waits until nothing waits in any outbox."""
+        await eventually(lambda: self._nothing_waits("relay"), timeout)
+
     async def drained(self, timeout: float = 40.0) -> None:
         """Waits until nothing waits in any outbox nor for any worker."""
-        await eventually(self._nothing_waits, timeout)
-
-    async def _nothing_waits(self) -> bool:
         # In the order in which events pass, so that none slips by.
-        waiting: dict[str, int] = {}
-        for name in ("relay", "fanout"):
+        await eventually(lambda: self._nothing_waits("relay", "fanout"), timeout)
+
+    async def _nothing_waits(self, *processes: str) -> bool:
+        for process in processes:
             try:
-                reply = await self.ops[name].ListBacklogs(opspb.ListBacklogsRequest(), timeout=CALL_SECONDS)
+                reply = await self.ops[process].ListBacklogs(opspb.ListBacklogsRequest(), timeout=CALL_SECONDS)
             except AGAIN:
                 return False
-            waiting |= {item.name: item.waiting_count for item in reply.items}
-        assert waiting.keys() >= QUEUES, waiting
-        assert not any(waiting.values()), waiting
+            waiting = {item.name: item.waiting_count for item in reply.items}
+            assert waiting.keys() >= QUEUES[process], waiting
+            assert not any(waiting.values()), waiting
         return True
 
 

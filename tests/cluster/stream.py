@@ -92,21 +92,25 @@ class Stream:
         """When the last one was."""
         self.degraded = 0
         self.failed_reads = 0
-        self._stopped = asyncio.Event()
+        self._stopped, self._ended = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Works until `stop`."""
         people = self.people
-        async with asyncio.TaskGroup() as group:
-            for author in (*people.authors, people.star):
-                group.create_task(self._write(author))
-            group.create_task(self._change_mind(people.readers[0], people.authors[0]))
-            group.create_task(self._change_mind(people.readers[1], people.star))
-            group.create_task(self._read())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for author in (*people.authors, people.star):
+                    group.create_task(self._write(author))
+                group.create_task(self._change_mind(people.readers[0], people.authors[0]))
+                group.create_task(self._change_mind(people.readers[1], people.star))
+                group.create_task(self._read())
+        finally:
+            self._ended.set()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Ends it after the calls under way."""
         self._stopped.set()
+        await self._ended.wait()
 
     def post(self, write: Write) -> Callable[[], Awaitable[int]]:
         """The call that makes a tweet, in its author's way."""

@@ -8,12 +8,13 @@ a few steps. Hypothesis prints the steps of a failure, shrunk, and its seed.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -246,4 +247,6 @@ async def test_homes_are_what_the_model_says(world: World, small: None) -> None:
         suppress_health_check=list(HealthCheck),
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
     )
-    await asyncio.to_thread(run_state_machine_as_test, Here, settings=bounded)
+    chosen = random.getrandbits(32)
+    print(f"@seed({chosen})")
+    await asyncio.to_thread(run_state_machine_as_test, seed(chosen)(Here), settings=bounded)

@@ -143,6 +143,7 @@ async def test_facts_read_while_an_author_is_being_marked_learn_of_it(
 async def test_notices_that_were_lost_have_everything_read_anew(world: World, reading: bool) -> None:
     """Also what was just being read when the loss was found."""
     star, (reader, _) = await a_star(world)
+    assert await world.first.home(reader) == []
     await world.settle(reader)
     facts = world.first.graph.gates.hold("GetViewerFacts", AFTER)
     first = spawn(world.first.home(reader))

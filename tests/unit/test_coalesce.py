@@ -65,6 +65,27 @@ async def test_one_turn_of_the_loop_is_one_batch_and_batches_are_bounded() -> No
     assert [len(batch) for batch in flush.batches] == [10, 10, 5]
 
 
+async def test_those_who_were_answered_together_come_back_into_one_batch() -> None:
+    flush = Recorder()
+    subject: Coalescer[int, int] = Coalescer(flush, "test", Metrics("test"), linger=0.02)
+
+    async def caller(number: int) -> None:
+        await subject.submit(number)
+        await asyncio.sleep(0.001 * number)
+        await subject.submit(number)
+
+    await asyncio.gather(*map(caller, range(4)))
+
+    assert [len(batch) for batch in flush.batches] == [4, 4]
+
+
+async def test_who_is_alone_waits_for_nobody() -> None:
+    subject: Coalescer[int, int] = Coalescer(Recorder(), "test", Metrics("test"), linger=30.0)
+    async with asyncio.timeout(1):
+        await subject.submit(1)
+        await subject.submit(2)
+
+
 async def test_a_caller_who_gives_up_disturbs_nobody() -> None:
     flush = Recorder()
     flush.open.clear()

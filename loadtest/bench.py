@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import machine, target
-from loadtest.benches import memory, pipeline, rpc, seeding
+from loadtest.benches import memory, pipeline, pushing, rpc, seeding
 from loadtest.benches.world import World, world
 from loadtest.measure import Result
 from loadtest.rig import Rig, cluster, one_node
@@ -41,8 +41,8 @@ BENCHES = (
     Entry("visible", pipeline.visible),
     Entry("relay", pipeline.relay),
     Entry("degraded", memory.degraded),
-    Entry("fanout", pipeline.fanout),
-    Entry("fanout-one-node", pipeline.fanout, one_node=True),
+    Entry("fanout", pushing.fanout),
+    Entry("fanout-one-node", pushing.fanout, one_node=True),
 )
 
 app = typer.Typer(add_completion=False)

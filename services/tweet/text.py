@@ -157,14 +157,17 @@ def extract_mentions(text: str) -> list[Entity]:
 
 
 def extract_hashtags(text: str) -> list[Entity]:
+    """The hashtags, with # or ＃ before them in the text."""
     return _of_kind("hashtag", text)
 
 
 def extract_cashtags(text: str) -> list[Entity]:
+    """The cashtags: $ and a symbol of up to six letters."""
     return _of_kind("cashtag", text)
 
 
 def extract_urls(text: str) -> list[Entity]:
+    """The links, with their protocol or without it where the domain is known."""
     return _of_kind("url", text)
 
 

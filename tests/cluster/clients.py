@@ -137,8 +137,8 @@ class Clients:
         """Waits until nothing waits in any outbox."""
         await eventually(lambda: self._nothing_waits("relay"), timeout)
 
-    async def drained(self, timeout: float = 40.0) -> None:
-        """Waits until nothing waits in any outbox nor for any worker."""
+    async def drained(self, timeout: float = 60.0) -> None:
+        """Waits until nothing waits in any outbox nor for any worker; what a killed one held comes again after 30 s."""
         # In the order in which events pass, so that none slips by.
         await eventually(lambda: self._nothing_waits("relay", "fanout"), timeout)
 

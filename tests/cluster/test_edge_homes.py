@@ -37,6 +37,14 @@ async def history(clients: Clients, authors: list[int], count: int) -> list[int]
     return sorted(made, reverse=True)
 
 
+@pytest.fixture(scope="module")
+async def writer(clients: Clients) -> int:
+    """One who posted 210 tweets."""
+    user = await clients.user()
+    await history(clients, [user], 210)
+    return user
+
+
 async def test_a_new_user_has_an_empty_home(door: Door, clients: Clients) -> None:
     page = await door.call("GetHomeTimeline", await clients.user())
     assert (page.body["items"], page.body["nextPageToken"], page.body["degraded"]) == ([], "", False)
@@ -55,23 +63,9 @@ async def test_a_home_holds_own_tweets_and_those_of_whom_one_follows(door: Door,
 
 
 @pytest.mark.parametrize(("size", "shown"), [(0, 20), (1, 1), (200, 200), (201, 200), (100_000, 200)])
-async def test_page_sizes(door: Door, clients: Clients, size: int, shown: int) -> None:
-    author = await _writer(clients)
-    assert len((await door.call("GetHomeTimeline", author, page_size=size)).shown) == shown
-    assert len((await door.call("GetUserTimeline", user_id=author, page_size=size)).shown) == shown
-
-
-WRITERS: dict[int, int] = {}
-
-
-async def _writer(clients: Clients) -> int:
-    """One who posted 210 tweets: the same for all tests of one cluster."""
-    known = WRITERS.get(id(clients))
-    if known is None:
-        known = await clients.user()
-        await history(clients, [known], 210)
-        WRITERS[id(clients)] = known
-    return known
+async def test_page_sizes(door: Door, writer: int, size: int, shown: int) -> None:
+    assert len((await door.call("GetHomeTimeline", writer, page_size=size)).shown) == shown
+    assert len((await door.call("GetUserTimeline", user_id=writer, page_size=size)).shown) == shown
 
 
 async def test_a_walk_by_pages_meets_every_tweet_once_while_others_come_and_go(door: Door, clients: Clients) -> None:
@@ -162,23 +156,21 @@ async def test_polling_says_whether_a_gap_remains(door: Door, clients: Clients) 
 class TestTokens:
     """A token that is malformed, another user's or another list's is refused, never answered with an empty page."""
 
-    async def test_of_another_user(self, door: Door, clients: Clients) -> None:
-        page = (await door.call("GetHomeTimeline", await _writer(clients), page_size=5)).body
+    async def test_of_another_user(self, door: Door, clients: Clients, writer: int) -> None:
+        page = (await door.call("GetHomeTimeline", writer, page_size=5)).body
         stranger = await clients.user()
         for field, token in (("page_token", page["nextPageToken"]), ("after", page["newerToken"])):
             outcome = await door.call("GetHomeTimeline", stranger, **{field: token})
             assert (outcome.refusal, outcome.fields) == (BAD_TOKEN, (field,))
 
-    async def test_of_another_list_or_direction(self, door: Door, clients: Clients) -> None:
-        writer = await _writer(clients)
+    async def test_of_another_list_or_direction(self, door: Door, writer: int) -> None:
         page = (await door.call("GetHomeTimeline", writer, page_size=5)).body
         assert (await door.call("GetUserTimeline", user_id=writer, page_token=page["nextPageToken"])).refusal == BAD_TOKEN
         assert (await door.call("GetHomeTimeline", writer, page_token=page["newerToken"])).refusal == BAD_TOKEN
         both = await door.call("GetHomeTimeline", writer, page_token=page["nextPageToken"], after=page["newerToken"])
         assert both.code == INVALID
 
-    async def test_that_somebody_has_changed(self, door: Door, clients: Clients) -> None:
-        writer = await _writer(clients)
+    async def test_that_somebody_has_changed(self, door: Door, writer: int) -> None:
         token = (await door.call("GetHomeTimeline", writer, page_size=5)).body["nextPageToken"]
         raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         for index in (0, len(raw) // 2, len(raw) - 1):
@@ -188,8 +180,7 @@ class TestTokens:
             assert (await door.call("GetHomeTimeline", writer, page_token=forged)).refusal == BAD_TOKEN
         assert (await door.call("GetHomeTimeline", writer, page_token=token[:-1])).refusal == BAD_TOKEN
 
-    async def test_is_good_at_every_replica(self, clients: Clients) -> None:
-        writer = await _writer(clients)
+    async def test_is_good_at_every_replica(self, clients: Clients, writer: int) -> None:
         first = await clients.page(writer, 5)
         pages = [await clients.page(writer, 5, first.next_page_token, replica=replica) for replica in clients.timelines]
         assert pages[0].items == pages[1].items

@@ -232,6 +232,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
+@pytest.mark.timeout(400)  # half a minute when it passes; a failure is shrunk for minutes
 async def test_homes_are_what_the_model_says(world: World, small: None) -> None:
     loop = asyncio.get_running_loop()
 

@@ -108,6 +108,7 @@ class Application:
         transcoder = match.value.transcoder
         route = transcoder.route
         exchange.route = match.value.label
+        headers.refuse_repeated(exchange.sent, exchange.fields)
         inbound = headers.read(exchange.fields, exchange.request_id, self._authenticator, stream=route.streams)
         body = await intake.read(exchange, BODY_LIMIT, raw=transcoder.raw_request, json=route.takes_body)
         request = transcoder.request(match.captured, exchange.query, body, inbound.idempotency_key)

@@ -23,14 +23,16 @@ class Exchange:
 
     __slots__ = (
         "_receive", "_send", "code", "cut_off", "fields", "gone", "head", "method", "path", "query", "request_id", "route",
-        "started",
+        "sent", "started",
     )  # fmt: skip
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
         self.query: bytes = scope["query_string"]
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])
+        self.sent: headers.Sent = scope["headers"]
+        """The headers one by one, as they came."""
+        self.fields: dict[bytes, bytes] = dict(self.sent)
         self.request_id = headers.request_id(self.fields)
         self.head = self.method == "HEAD"
         self.route = UNMATCHED

@@ -7,7 +7,7 @@ import base64
 import binascii
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chirp import errors
@@ -18,6 +18,8 @@ from services.runtime.viewer import Authenticator
 
 Fields = Mapping[bytes, bytes]
 """Headers by lower-case name, the last of several of a name."""
+Sent = Sequence[tuple[bytes, bytes]]
+"""Headers one by one, with names in lower case."""
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 DEFAULT_DEADLINE = 5.0
@@ -32,6 +34,8 @@ _REQUEST_ID = b"x-request-id"
 _TIMEOUT = b"grpc-timeout"
 _METADATA_PREFIX = b"grpc-metadata-"
 _IDEMPOTENCY_KEY = b"idempotency-key"
+_ONCE = (b"x-user-id", _IDEMPOTENCY_KEY, b"authorization", b"content-type")
+"""A proxy and this gateway could each believe another one of several."""
 _TRACE = (b"traceparent", b"tracestate")
 _TIMEOUT_FORM = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -60,6 +64,16 @@ def request_id(fields: Fields) -> str:
         if text.isprintable():
             return text
     return f"{random.getrandbits(128):032x}"
+
+
+def refuse_repeated(sent: Sent, fields: Fields) -> None:
+    """Raises InvalidArgument for several headers of a name of which only one can be meant; `fields` are the same by name."""
+    if len(sent) == len(fields):
+        return
+    names = [name for name, _ in sent]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise status.malformed(f"the header {name.decode()} must come only once")
 
 
 def read(fields: Fields, request: str, authenticator: Authenticator, *, stream: bool) -> Inbound:

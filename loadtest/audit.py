@@ -1,4 +1,4 @@
-"""`chirp audit`: homes against the truth, entry by entry; status 1 on a difference."""
+"""`chirp audit`: homes against the truth, entry by entry; status 1 on a difference, or if there was nothing to compare."""
 
 import json as jsonlib
 from collections import Counter
@@ -9,7 +9,6 @@ import typer
 
 from loadtest import auditing, target
 from loadtest.auditing import Findings
-from loadtest.compare import Kind
 from loadtest.target import Target
 
 SHOWN = 20
@@ -23,21 +22,21 @@ def audit(
     depth: Annotated[int, typer.Option(help="Items of each home to compare; 0 for all.", min=0)] = 1000,
     cold: Annotated[bool, typer.Option(help="Also read homes that are not in the cache, which builds them.")] = False,
     repair: Annotated[bool, typer.Option(help="Build homes anew that differ, and compare them again.")] = False,
-    tolerate: Annotated[list[Kind], typer.Option(help="Kinds of difference that are no fault.")] = [],  # noqa: B006 - typer copies it
+    strict: Annotated[bool, typer.Option("--strict", help="An entry that lies twice in a window is a difference too.")] = False,
     seed: Annotated[int, typer.Option(help="Another number draws other users.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Compare what the service answers, and the windows as they lie in Redis, with the truth computed by SQL."""
-    findings = target.run(_audit(target.find(), users, depth, cold, repair, tolerate, seed))
+    findings = target.run(_audit(target.find(), users, depth, cold, repair, strict, seed))
     print(jsonlib.dumps(_facts(findings)) if json else _sentences(findings))
-    if findings.differences:
+    if findings.differences or not findings.users:
         raise typer.Exit(1)
 
 
-async def _audit(where: Target, users: int, depth: int, cold: bool, repair: bool, tolerated: list[Kind], seed: int) -> Findings:
+async def _audit(where: Target, users: int, depth: int, cold: bool, repair: bool, strict: bool, seed: int) -> Findings:
     async with auditing.open_auditor(where, depth) as auditor:
         drawn, looked_at = await auditor.draw(users, seed, cold=cold)
-        return await auditing.run(auditor, drawn, looked_at, cold=cold, repair=repair, tolerated=tolerated)
+        return await auditing.run(auditor, drawn, looked_at, cold=cold, repair=repair, strict=strict)
 
 
 def _facts(findings: Findings) -> dict[str, object]:
@@ -49,10 +48,17 @@ def _facts(findings: Findings) -> dict[str, object]:
 
 
 def _sentences(findings: Findings) -> str:
+    if not findings.users:
+        return (
+            f"nothing was compared: none of the {findings.looked_at} users looked at has a home in the cache; "
+            "read homes first, or use --cold"
+        )
     lines = [
         f"{findings.users} homes compared, {findings.entries:,} entries; {findings.windows} of them were in the cache "
         f"({findings.looked_at} users looked at)"
     ]
+    if findings.repeated_in_windows:
+        lines.append(f"{findings.repeated_in_windows} entries lie twice in windows; readers drop them")
     if findings.repaired:
         lines.append(f"{findings.repaired} built anew")
     if not findings.differences:

@@ -13,7 +13,7 @@ import psycopg
 
 from chirp.graph import v1 as graphpb
 from chirp.timeline import v1 as timelinepb
-from loadtest.compare import Difference, Kind, RawWindow, compare_answer, compare_window, read_window
+from loadtest.compare import Difference, RawWindow, compare_answer, compare_window, read_window, repeated
 from loadtest.target import Target
 from loadtest.truth import Expected, Truth
 from services.runtime import ids
@@ -41,6 +41,8 @@ class Findings:
     """Users whose window was looked for."""
     entries: int = 0
     """Entries compared, in windows and answers."""
+    repeated_in_windows: int = 0
+    """Entries that lie more than once in a window: no difference unless the audit is strict."""
     repaired: int = 0
     differences: list[Difference] = field(default_factory=list[Difference])
 
@@ -75,11 +77,11 @@ class Auditor:
                     break
         return drawn, looked_at
 
-    async def audit(self, user_id: int, findings: Findings, *, cold: bool) -> list[Difference]:
+    async def audit(self, user_id: int, findings: Findings, *, cold: bool, strict: bool) -> list[Difference]:
         """The differences of one home that are still there at the last look."""
         found: list[Difference] = []
         for look in range(LOOKS):
-            found = await self._compare(user_id, findings if look == 0 else Findings(), cold=cold)
+            found = await self._compare(user_id, findings if look == 0 else Findings(), cold=cold, strict=strict)
             if not found:
                 break
         return found
@@ -88,7 +90,7 @@ class Auditor:
         """Has the home built anew."""
         await self._timeline.RebuildTimeline(timelinepb.RebuildTimelineRequest(user_id=user_id), timeout=CALL_SECONDS)
 
-    async def _compare(self, user_id: int, findings: Findings, *, cold: bool) -> list[Difference]:
+    async def _compare(self, user_id: int, findings: Findings, *, cold: bool, strict: bool) -> list[Difference]:
         settled = ids.first_at(time.time_ns() // 1_000_000 - self._grace_ms)
         window = await self._window(user_id)
         current = window is not None and window.follow_revision >= await self._truth.follow_revision(user_id)
@@ -100,8 +102,9 @@ class Auditor:
         if window is not None and current:
             findings.windows += 1
             findings.entries += len(window.entries)
+            findings.repeated_in_windows += len(repeated(window.entries))
             known = await self._known(user_id, truth, window)
-            differences += compare_window(user_id, truth, window, settled, known)
+            differences += compare_window(user_id, truth, window, settled, known, strict=strict)
         findings.users += 1
         findings.entries += len(answer)
         return differences
@@ -142,16 +145,16 @@ def _key(user_id: int) -> str:
 
 
 async def run(
-    auditor: Auditor, users: Sequence[int], looked_at: int, *, cold: bool, repair: bool, tolerated: Sequence[Kind]
+    auditor: Auditor, users: Sequence[int], looked_at: int, *, cold: bool, repair: bool, strict: bool = False
 ) -> Findings:
-    """Audits users one after the other; a repaired home is compared once more."""
+    """Audits users one after the other; a repaired home is compared once more. `strict`: see `compare_window`."""
     findings = Findings(looked_at=looked_at)
     for user_id in users:
-        found = [each for each in await auditor.audit(user_id, findings, cold=cold) if each.kind not in tolerated]
+        found = await auditor.audit(user_id, findings, cold=cold, strict=strict)
         if found and repair:
             await auditor.repair(user_id)
             findings.repaired += 1
-            found = [each for each in await auditor.audit(user_id, Findings(), cold=cold) if each.kind not in tolerated]
+            found = await auditor.audit(user_id, Findings(), cold=cold, strict=strict)
         findings.differences += found
     return findings
 

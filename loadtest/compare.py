@@ -59,10 +59,18 @@ def read_window(elements: Sequence[bytes]) -> RawWindow | None:
 
 
 def compare_window(
-    user_id: int, truth: Sequence[Expected], window: RawWindow, settled: int, known: Collection[int]
+    user_id: int,
+    truth: Sequence[Expected],
+    window: RawWindow,
+    settled: int,
+    known: Collection[int],
+    *,
+    strict: bool = False,
 ) -> list[Difference]:
     """`settled`: ids up to here had time to be delivered. `known`: entries outside the truth that may lie there all the same,
-    of deleted tweets, of replies that a reader does not see, of authors unfollowed since."""
+    of deleted tweets, of replies that a reader does not see, of authors unfollowed since. `strict`: an entry that lies there
+    twice is a difference too; it is harmless, pushed while the window was being built or delivered again, and readers drop it.
+    """
     entries = set(window.entries)
     expected = {
         tweet.tweet_id
@@ -72,7 +80,7 @@ def compare_window(
     true_ids = {tweet.tweet_id for tweet in truth}
     found = [(Kind.MISSING, tweet_id) for tweet_id in expected - entries]
     found += [(Kind.EXTRA, tweet_id) for tweet_id in entries - true_ids - set(known) if tweet_id <= settled]
-    found += [(Kind.REPEATED, tweet_id) for tweet_id in _repeated(window.entries)]
+    found += [(Kind.REPEATED, tweet_id) for tweet_id in repeated(window.entries) if strict]
     found += [(Kind.ORDER, tweet_id) for tweet_id in _displaced(window.entries)]
     return [Difference(user_id, Place.WINDOW, kind, tweet_id) for kind, tweet_id in found]
 
@@ -85,12 +93,13 @@ def compare_answer(
     last = 0 if whole or not answer else min(answer)
     found = [(Kind.MISSING, tweet_id) for tweet_id in true_ids if tweet_id >= last and tweet_id not in served]
     found += [(Kind.EXTRA, tweet_id) for tweet_id in served - {tweet.tweet_id for tweet in truth} if tweet_id <= settled]
-    found += [(Kind.REPEATED, tweet_id) for tweet_id in _repeated(answer)]
+    found += [(Kind.REPEATED, tweet_id) for tweet_id in repeated(answer)]
     found += [(Kind.ORDER, lower) for upper, lower in itertools.pairwise(answer) if lower > upper]
     return [Difference(user_id, Place.ANSWER, kind, tweet_id) for kind, tweet_id in found]
 
 
-def _repeated(ids: Sequence[int]) -> set[int]:
+def repeated(ids: Sequence[int]) -> set[int]:
+    """Those that are there more than once."""
     seen: set[int] = set()
     return {number for number in ids if number in seen or seen.add(number)}
 

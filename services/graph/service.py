@@ -176,8 +176,6 @@ def _wish(request: graphpb.FollowRequest | graphpb.UnfollowRequest, call: Call, 
     pair = Pair(call.viewer(), request.user_id)
     if not request.request_id:
         return Wish(pair, follow)
-    if "\0" in request.request_id:
-        raise errors.InvalidArgument.field("request_id", "must not contain the character U+0000")
     return Wish(pair, follow, request.request_id, payload_hash("Follow" if follow else "Unfollow", request))
 
 

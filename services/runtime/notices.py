@@ -73,19 +73,13 @@ class Notices:
         self._failed = redis.metrics.counter("chirp_notices_not_announced", "Cells that could not be told at once.")
         self._redis, self._clock, self._nonces = redis, clock or SystemClock(), Nonces()
 
-    async def announce_delete(self, tweet_ids: Iterable[int]) -> None:
-        """Tells every reader that the tweets are being deleted. Cells that Redis does not answer for are told in the
-        background.
-        """
-        await self._announce([f"d{tweet_id}" for tweet_id in tweet_ids], CELLS)
-
-    async def announce_pull(self, author_ids: Iterable[int]) -> None:
-        """Tells every reader that the authors' tweets are not pushed from now on; otherwise like `announce_delete`."""
-        await self._announce([f"p{author_id}" for author_id in author_ids], CELLS)
-
     @asynccontextmanager
     async def announced(self, *, deleted: Iterable[int] = (), pulled: Iterable[int] = ()) -> AsyncGenerator[None]:
-        """Wraps a write up to and including its COMMIT; answer the caller after it, not within."""
+        """Wraps a write up to and including its COMMIT; answer the caller after it, not within.
+
+        On entering, every reader is told that the tweets are being deleted and that the authors' tweets are not pushed
+        from now on. Cells that Redis does not answer for are told in the background.
+        """
         facts, start = [f"d{each}" for each in deleted] + [f"p{each}" for each in pulled], self._clock.monotonic()
         last = await self._announce(facts, CELLS)
         yield

@@ -33,7 +33,7 @@ class PageTokens:
     def encode(self, kind: str, viewer_id: int, values: Sequence[int]) -> str:
         """The token of a position: the signed 64-bit numbers that the list needs to go on."""
         body = struct.pack(f">B{len(values)}q", _VERSION, *values)
-        return base64.urlsafe_b64encode(self._seal(kind, viewer_id, body) + body).rstrip(b"=").decode()
+        return _encoded(self._seal(kind, viewer_id, body) + body)
 
     def decode(self, token: str, kind: str, viewer_id: int, field: str = "page_token") -> tuple[int, ...]:
         """The position behind a token; empty for the empty token, the first page. `field` names it in the error.
@@ -55,9 +55,17 @@ class PageTokens:
         return blake2b(b"%s\0%d\0%s" % (kind.encode(), viewer_id, body), key=self._key, digest_size=_SEAL).digest()
 
 
+def _encoded(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+
+
 def _decoded(token: str) -> bytes:
-    """The bytes of a token; what is no base64 at all becomes bytes that no seal fits."""
+    """The bytes of a token; what is not the one spelling that `encode` gives becomes bytes that no seal fits.
+
+    Base64 itself would read others too: padding, letters of its other alphabet, bits that belong to no byte.
+    """
     try:
-        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        sealed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         return b""
+    return sealed if _encoded(sealed) == token else b""

@@ -46,9 +46,12 @@ def whole(least: int, greatest: int) -> Callable[[str], int]:
     """Parses a whole number within bounds, both included."""
 
     def parse(text: str) -> int:
-        number = int(text)
-        if not least <= number <= greatest:
-            raise ValueError(f"must be from {least} to {greatest}")
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= greatest:
+            raise ValueError(f"must be a whole number from {least} to {greatest}")
         return number
 
     return parse

@@ -31,8 +31,8 @@ _NUMBERS = frozenset({
 def compiled(message_class: type[Message]) -> Validate | None:
     """A function that raises InvalidArgument listing each wrong field; None when the message has no rules at any depth.
 
-    A rule that does not fit its field (a pattern on a number, any rule on a map) is a ValueError here, when the process
-    starts.
+    A string with rules, whichever they are, must not contain U+0000 either. A rule that does not fit its field (a
+    pattern on a number, any rule on a map) is a ValueError here, when the process starts.
     """
     descriptor: Any = message_class.DESCRIPTOR
     walk = _Compiler().message(descriptor)
@@ -204,7 +204,10 @@ def _value_problem(field: FieldDescriptor, rules: optionspb.FieldRules) -> Probl
         raise ValueError(f"{field.full_name}: a pattern is for strings")
     if (rules.min_items or rules.max_items) and not field.is_repeated:
         raise ValueError(f"{field.full_name}: min_items and max_items are for repeated fields")
-    return _number_problem(rules) if numeric else _text_problem(rules) if textual else lambda value: None
+    if not textual:
+        return _number_problem(rules) if numeric else lambda value: None
+    sized = _text_problem(rules)
+    return sized if field.type == FieldDescriptor.TYPE_BYTES else _storable(sized)
 
 
 def _number_problem(rules: optionspb.FieldRules) -> Problem:
@@ -230,6 +233,15 @@ def _text_problem(rules: optionspb.FieldRules) -> Problem:
         if greatest and length > greatest:
             return f"is {length} long; at most {greatest} are allowed"
         return f"must match {rules.pattern}" if matches and not matches(value) else None
+
+    return problem
+
+
+def _storable(inner: Problem) -> Problem:
+    """What Postgres cannot hold in a text is refused here, by name, and not by each service that stores one."""
+
+    def problem(value: str) -> str | None:
+        return "must not contain the character U+0000" if "\0" in value else inner(value)
 
     return problem
 

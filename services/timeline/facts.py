@@ -6,6 +6,7 @@ in the cell was read after the last commit; any other copy is read again from th
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from services.runtime.call import Call
@@ -74,9 +75,10 @@ class Facts:
         """Whose tweets the home is made of."""
         return [*self.followees, self.viewer_id]
 
-    def shows(self, tweet: rules.Reference) -> bool:
-        """Whether the tweet belongs in the reader's home."""
-        return rules.visible(self.viewer_id, self.followees, tweet)
+    @property
+    def shows(self) -> Callable[[rules.Reference], bool]:
+        """Says whether a tweet belongs in the reader's home; bound once a page, as it is asked for each candidate."""
+        return partial(rules.visible, self.viewer_id, self.followees)
 
 
 class ReaderFacts:

@@ -2,11 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import nats.errors
 from nats.js.errors import NotFoundError
+from prometheus_client import Gauge
 
 from chirp import errors
 from chirp.errors import v1 as errorspb
@@ -35,6 +36,7 @@ PAGES = ("FANOUT", "timeline-pages", ())
 STOP_SECONDS = 10.0
 """What a batch in hand gets to be finished when the process stops."""
 FORGET_SECONDS = 60.0
+SAMPLE_SECONDS = 5.0
 PATIENT = Patience(reply=1.0)
 """Nobody waits for a push: a busy server is better waited for than given up, which would mean pushing once more."""
 
@@ -60,6 +62,7 @@ async def main(stack: AsyncExitStack, config: Config) -> Stop:
     await stack.enter_async_context(consuming(stop, tweets, fanout.handle_tweets))
     await stack.enter_async_context(consuming(stop, pages, fanout.handle_pages))
     await stack.enter_async_context(forgetting(stop, progress))
+    await stack.enter_async_context(sampling(stop, (tweets, pages), metrics))
     return stop
 
 
@@ -98,6 +101,33 @@ async def _forget(progress: ProgressStore) -> None:
         await asyncio.sleep(FORGET_SECONDS if gone == 0 else 1.0)
 
 
+@asynccontextmanager
+async def sampling(stop: Stop, consumers: Sequence[Consumer], metrics: Metrics) -> AsyncGenerator[None]:
+    """Shows meanwhile as metrics what `backlogs` says; every replica shows what waits for all of them."""
+    waiting = metrics.gauge("chirp_consumer_waiting", "Events that no replica has acknowledged yet.", ["consumer"])
+    gauges = {_backlog(each): waiting.labels(each.durable) for each in consumers}
+    task = asyncio.create_task(_sample(consumers, gauges), name="sampling")
+    stop.watch(task)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _sample(consumers: Sequence[Consumer], gauges: Mapping[str, Gauge]) -> None:
+    while True:
+        with suppress(errors.ServiceError):
+            found = {backlog.name: backlog.waiting for backlog in await backlogs(consumers)}
+            for name, gauge in gauges.items():
+                gauge.set(found.get(name, 0))
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _backlog(consumer: Consumer) -> str:
+    return f"consumer.{consumer.durable}"
+
+
 async def backlogs(consumers: Sequence[Consumer]) -> list[Backlog]:
     """What waits for this worker and its replicas; raises Unavailable while NATS is away."""
     found: list[Backlog] = []
@@ -108,7 +138,7 @@ async def backlogs(consumers: Sequence[Consumer]) -> list[Backlog]:
             continue  # no event was ever consumed
         except (nats.errors.Error, OSError) as error:
             raise errors.Unavailable(errorspb.ERROR_REASON_UNAVAILABLE, "NATS cannot be asked what waits") from error
-        found.append(Backlog(f"consumer.{consumer.durable}", (info.num_pending or 0) + (info.num_ack_pending or 0)))
+        found.append(Backlog(_backlog(consumer), (info.num_pending or 0) + (info.num_ack_pending or 0)))
     return found
 
 

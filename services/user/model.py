@@ -1,6 +1,6 @@
 """Pure: an account, and what may be written into it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -61,20 +61,3 @@ def changes(request: userpb.UpdateProfileRequest) -> dict[str, str]:
             known = ", ".join(PROFILE_FIELDS)
             raise errors.InvalidArgument.field("update_mask", f"names {path!r}; a profile has {known}")
     return {path: getattr(request.profile, path) for path in paths}
-
-
-def refuse_nul(fields: Mapping[str, str]) -> None:
-    """Raises InvalidArgument for a text that Postgres cannot hold; `fields` by path."""
-    for path, text in fields.items():
-        if "\0" in text:
-            raise errors.InvalidArgument.field(path, "must not contain the character U+0000")
-
-
-def texts(request: userpb.CreateUserRequest, prefix: str = "") -> dict[str, str]:
-    """The free texts of a registration by path."""
-    return {
-        f"{prefix}display_name": request.display_name,
-        f"{prefix}bio": request.bio,
-        f"{prefix}picture_url": request.picture_url,
-        f"{prefix}request_id": request.request_id,
-    }

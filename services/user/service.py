@@ -31,7 +31,6 @@ class UserService:
 
     async def create_user(self, request: userpb.CreateUserRequest, call: Call) -> bytes:
         """Registers an account; idempotent by request_id in the scope of the caller, who may be nobody."""
-        model.refuse_nul(model.texts(request))
         (user_id,) = await self._new_ids(1, call)
         account = Account.new(user_id, request, self._clock.now_ms())
         reply = await self._store.create(account, call.viewer_id, request)
@@ -43,8 +42,6 @@ class UserService:
 
     async def batch_create_users(self, request: userpb.BatchCreateUsersRequest, call: Call) -> userpb.BatchCreateUsersResponse:
         """Registers many. Usernames make a repetition harmless, so the items' request_ids are not looked at."""
-        for index, each in enumerate(request.users):
-            model.refuse_nul(model.texts(each, f"users[{index}]."))
         ids, now_ms = await self._new_ids(len(request.users), call), self._clock.now_ms()
         accounts = [Account.new(*pair, now_ms) for pair in zip(ids, request.users, strict=True)]
         made = await self._store.create_many(accounts)
@@ -73,7 +70,7 @@ class UserService:
 
     async def lookup_user(self, request: userpb.LookupUserRequest, call: Call) -> userpb.LookupUserResponse:
         """The account of a username."""
-        account = None if "\0" in request.username else await self._store.by_username(request.username)
+        account = await self._store.by_username(request.username)
         if account is None:
             raise errors.NotFound(errorspb.ERROR_REASON_USER_NOT_FOUND, "nobody has that username")
         return userpb.LookupUserResponse(user=account.to_proto())
@@ -82,8 +79,6 @@ class UserService:
         """Changes the caller's profile; whoever keeps a copy of it sees the fence before the change is committed."""
         user_id = call.viewer()
         values = model.changes(request)
-        model.refuse_nul({f"profile.{name}": value for name, value in values.items()})
-        model.refuse_nul({"request_id": request.request_id})
         async with self._fences.raised([f"user:fence:{{{user_id}}}"]):
             reply = await self._store.update(user_id, values, request)
         if reply is None:

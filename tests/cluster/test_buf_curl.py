@@ -138,6 +138,7 @@ QUESTIONS: dict[str, dict[str, Sequence[str]]] = {
         "relay": ["chirp_outbox_waiting", "chirp_outbox_oldest_seconds"],
         "tweet": ["chirp_coalesce_waiting", "chirp_postgres_waiting", "chirp_runtime_calls_in_flight"],
         "timeline": ["chirp_redis_arrears", "chirp_runtime_calls_in_flight"],
+        "fanout": ["chirp_consumer_waiting"],
     },
     "what missed the cache": {
         "timeline": ["chirp_timeline_window_reads_total", "chirp_timeline_tweets_fetched_total", "chirp_timeline_truth_pages_total",
@@ -196,3 +197,10 @@ async def test_metrics_count_what_happens(cluster: Cluster, clients: Clients) ->
     assert grown(relay, "relay", "chirp_outbox_published_total") >= 1
     gateway = await metrics(cluster, "gateway")
     assert any(name.startswith(("chirp_gateway", "http_")) for name in gateway), sorted(gateway)
+
+
+async def test_metrics_name_the_consumers_for_whom_events_wait(cluster: Cluster) -> None:
+    page = await Client(int(cluster.metrics("fanout").rpartition(":")[2].partition("/")[0])).get("/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(page.body.decode())}
+    samples = families["chirp_consumer_waiting"].samples
+    assert {sample.labels["consumer"] for sample in samples} == {"timeline-fanout", "timeline-pages"}

@@ -132,6 +132,6 @@ async def test_what_is_internal_has_no_route(rest: Client, path: str) -> None:
     assert (await rest.post(path, {})).status == 404
 
 
-async def test_probes_and_openapi(rest: Client) -> None:
+async def test_probes(rest: Client) -> None:
     assert (await rest.get("/healthz")).status == 200
     assert (await rest.get("/readyz")).status == 200

@@ -19,7 +19,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chirp.ops import v1 as opspb
 from loadtest import auditing
-from loadtest.compare import Kind
 from services.cluster import redis_servers
 from services.timeline.recents import PULL_LIFE
 from tests.cluster.clients import CALL_SECONDS, Clients, open_clients, persistently, target_of
@@ -163,5 +162,5 @@ async def streaming(cluster: Cluster, clients: Clients) -> AsyncIterator[Stream]
 async def _audit(cluster: Cluster, stream: Stream) -> None:
     async with auditing.open_auditor(target_of(cluster), depth=0, grace_ms=0) as auditor:
         users = stream.people.everybody
-        findings = await auditing.run(auditor, users, len(users), cold=False, repair=False, tolerated=[Kind.REPEATED])
+        findings = await auditing.run(auditor, users, len(users), cold=False, repair=False)
     assert not findings.differences, "\n".join(map(str, findings.differences[:20]))

@@ -274,16 +274,31 @@ class TestAudit:
         }
         commands, expected = plants[kind]
         await redis.run(key, *(pack(*command) for command in commands))
-        status, found, facts = await _findings(state)
+        status, found, facts = await _findings(state, "--strict")
         assert (status, found) == (1, expected)
         assert {each["user_id"] for each in facts["differences"]} == {str(homes.reader)}
         assert facts["windows"] == 3
-        status, found, facts = await _findings(state, *(f"--tolerate={name}" for name in ("missing", "extra", "repeated", "order")))
-        assert (status, found) == (0, set())
-        status, found, facts = await _findings(state, "--repair")
+        assert facts["repeated_in_windows"] == (1 if kind == "repeated" else 0)
+        status, found, facts = await _findings(state, "--strict", "--repair")
         assert (status, found, facts["repaired"]) == (0, set(), 1)
-        assert (await _findings(state))[:2] == (0, set())
+        assert (await _findings(state, "--strict"))[:2] == (0, set())
         assert await clients.home(homes.reader) == homes.tweets
+
+    async def test_an_entry_that_lies_twice_in_a_window_is_a_fact_and_no_difference(
+        self, state: Path, homes: Homes, redis: RedisCluster, clients: Clients
+    ) -> None:
+        key, oldest = window.key(homes.reader), homes.tweets[-1]
+        await redis.run(key, pack("LINSERT", key, "AFTER", oldest, oldest))
+        status, found, facts = await _findings(state)
+        assert (status, found, facts["repeated_in_windows"]) == (0, set(), 1)
+        assert await clients.home(homes.reader) == homes.tweets, "readers drop it"
+        done = await chirp(state, "audit")
+        assert (done.status, done.out.splitlines()[1:]) == (
+            0,
+            ["1 entries lie twice in windows; readers drop them", "no difference"],
+        )
+        assert (await chirp(state, "audit", "--strict")).status == 1
+        assert (await chirp(state, "audit", "--strict", "--repair")).status == 0
 
     async def test_a_tweet_that_was_pulled_is_missed_as_well(self, state: Path, clients: Clients, truth: Truth) -> None:
         author, reader = await clients.people(2)
@@ -322,6 +337,23 @@ class TestAudit:
         status, found, facts = await _findings(state, "--cold", "--users", "20", "--seed", "2")
         assert (status, found, facts["users"]) == (0, set(), 20)
         assert windows < await _windows(cluster)
+
+    async def test_with_no_home_in_the_cache_it_does_not_say_that_all_is_well(
+        self, cluster: Cluster, state: Path, homes: Homes, truth: Truth
+    ) -> None:
+        for node in cluster.machine.redis_servers.nodes:
+            await redis_servers.command(node, "FLUSHALL")
+        status, found, facts = await _findings(state)
+        assert (status, found, facts["users"]) == (1, set(), 0)
+        done = await chirp(state, "audit")
+        everybody = await truth.one('select count(*) from "user".users')
+        assert (done.status, done.out) == (
+            1,
+            f"nothing was compared: none of the {everybody} users looked at has a home in the cache; "
+            "read homes first, or use --cold\n",
+        )
+        status, found, facts = await _findings(state, "--cold")
+        assert (status, found, facts["users"]) == (0, set(), everybody)
 
 
 async def _windows(cluster: Cluster) -> set[object]:

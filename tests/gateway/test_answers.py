@@ -101,6 +101,20 @@ class TestHeaders:
             metadata = (await other.get("/v1/echo/7", x_user_id="42")).json["metadata"]
             assert "x-user-id" not in metadata
 
+    @pytest.mark.parametrize("name", ["X-User-Id", "Idempotency-Key", "Authorization", "Content-Type"])
+    async def test_a_header_that_can_be_believed_once_only_is_refused_twice(self, zoo: Zoo, name: str) -> None:
+        line = f"{name}: {'application/json' if name == 'Content-Type' else '1'}\r\n"
+        connection = await zoo.connect()
+        try:
+            for other, code in ((line.lower(), 400), ("X-Other: a\r\nx-other: a\r\n", 200)):
+                await connection.send(f"GET /v1/echo/7 HTTP/1.1\r\nhost: test\r\n{line}{other}\r\n".encode())
+                answer = await connection.answer()
+                assert answer.status == code
+                if code == 400:
+                    assert (answer.reason, name.lower() in answer.json["message"]) == ("REQUEST_MALFORMED", True)
+        finally:
+            connection.close()
+
     async def test_nobody_speaks_for_the_inside(self, zoo: Zoo) -> None:
         forged = {
             "x_user_name": "a", "x_internal_caller": "b", "grpc_metadata_x_user_id": "1", "grpc_metadata_x_internal_y": "c",

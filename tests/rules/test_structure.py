@@ -126,3 +126,11 @@ def test_the_environment_is_read_in_one_place() -> None:
         and path not in allowed and path.parts[:2] != ("services", "cluster")
     ]  # fmt: skip
     assert found == []
+
+
+def test_the_large_packages_are_guides_to_their_modules() -> None:
+    for package, suffix in (("runtime", ""), ("timeline", ".py")):
+        folder = ROOT / "services" / package
+        guide = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        named = set(guide.split())
+        assert [path.name for path in folder.glob("[a-z]*.py") if path.stem + suffix not in named] == []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -50,26 +50,31 @@ async def entries(redis: RedisCluster, cell: Cell) -> list[bytes]:
     return [entry for entry in found if isinstance(entry, bytes)]
 
 
+async def announce(notices: Notices, *, deleted: Iterable[int] = (), pulled: Iterable[int] = ()) -> None:
+    """A write that commits at once."""
+    async with notices.announced(deleted=deleted, pulled=pulled):
+        pass
+
+
 async def test_an_announcement_is_in_every_cell_before_it_returns(redis: RedisCluster) -> None:
     notices = Notices(redis)
-    await notices.announce_delete([11, 12])
-    await notices.announce_pull([7])
-    for cell in CELLS:
-        assert [entry.partition(b":")[0] for entry in await entries(redis, cell)] == [b"p7", b"d12", b"d11"]
-        (left,) = await redis.run(cell.slot, pack("PTTL", cell.key))
-        assert isinstance(left, int)
-        assert 86_000_000 < left <= 86_400_000
+    async with notices.announced(deleted=[11, 12], pulled=[7]):
+        for cell in CELLS:
+            assert [entry.partition(b":")[0] for entry in await entries(redis, cell)] == [b"p7", b"d12", b"d11"]
+            (left,) = await redis.run(cell.slot, pack("PTTL", cell.key))
+            assert isinstance(left, int)
+            assert 86_000_000 < left <= 86_400_000
 
 
 async def test_no_two_entries_are_alike(redis: RedisCluster) -> None:
     for notices in (Notices(redis), Notices(redis)):
-        await notices.announce_delete([5, 5])
+        await announce(notices, deleted=[5, 5])
     found = await entries(redis, CELLS[3])
     assert len(found) == len(set(found)) == 4
 
 
 async def test_a_cell_keeps_its_newest_thousand(redis: RedisCluster) -> None:
-    await Notices(redis).announce_delete(range(KEPT + 300))
+    await announce(Notices(redis), deleted=range(KEPT + 300))
     found = await entries(redis, CELLS[9])
     assert len(found) == KEPT
     assert found[0].startswith(b"d%d:" % (KEPT + 299))
@@ -88,7 +93,7 @@ async def test_a_process_hears_of_a_deletion_at_its_next_read_in_any_cell(redis:
         replica = Replica(redis, SystemClock())
         await replica.observe(cell)
         replica.told()
-        await Notices(redis).announce_delete([3])
+        await announce(Notices(redis), deleted=[3])
         assert not replica.notices.suspect(3) or cell.index
         await replica.observe(cell)
         assert replica.told() == [("delete", 3)]
@@ -100,7 +105,7 @@ async def test_a_process_hears_of_a_deletion_at_its_next_read_in_any_cell(redis:
 async def test_a_suspect_is_one_for_thirty_seconds(redis: RedisCluster, clock: ManualClock) -> None:
     replica = Replica(redis, clock)
     await replica.observe()
-    await Notices(redis).announce_delete([3])
+    await announce(Notices(redis), deleted=[3])
     await replica.observe()
     clock.advance(29.9)
     assert replica.notices.suspect(3)
@@ -109,7 +114,7 @@ async def test_a_suspect_is_one_for_thirty_seconds(redis: RedisCluster, clock: M
 
 
 async def test_a_process_that_starts_suspects_what_is_announced_already(redis: RedisCluster) -> None:
-    await Notices(redis).announce_delete([3])
+    await announce(Notices(redis), deleted=[3])
     replica = Replica(redis, SystemClock())
     await replica.observe(CELLS[5])
     assert replica.told() == [("void", 0), ("delete", 3)]
@@ -120,7 +125,7 @@ async def test_many_missed_notices_are_all_applied(redis: RedisCluster, missed: 
     replica = Replica(redis, SystemClock())
     await replica.observe()
     replica.told()
-    await Notices(redis).announce_delete(range(missed))
+    await announce(Notices(redis), deleted=range(missed))
     await replica.observe()
     assert sorted(replica.told()) == [("delete", number) for number in range(missed)]
 
@@ -129,7 +134,7 @@ async def test_a_log_trimmed_beyond_the_last_read_is_void(redis: RedisCluster) -
     replica = Replica(redis, SystemClock())
     await replica.observe()
     replica.told()
-    await Notices(redis).announce_delete(range(KEPT))
+    await announce(Notices(redis), deleted=range(KEPT))
     await replica.observe()
     assert replica.told()[0] == ("void", 0)
     assert replica.notices.epoch == 2
@@ -151,7 +156,7 @@ async def test_a_flush_that_others_have_filled_again_is_void_all_the_same(server
     replica.told()
     await servers.flush()
     await other.observe(CELLS[8])
-    await Notices(redis).announce_pull([7])
+    await announce(Notices(redis), pulled=[7])
     await replica.observe()
     assert replica.told() == [("void", 0), ("pull", 7)]
 
@@ -162,8 +167,8 @@ async def test_an_entry_sent_twice_hides_no_other(redis: RedisCluster) -> None:
     async with notices.announced(deleted=[1]):
         await replica.observe()
         replica.told()
-        await notices.announce_delete([2])
-        await notices.announce_delete([1])
+        await announce(notices, deleted=[2])
+        await announce(notices, deleted=[1])
     await replica.observe()
     assert set(replica.told()) == {("delete", 2), ("delete", 1)}
 
@@ -233,7 +238,7 @@ async def test_many_reads_at_once_all_know_and_look_once(servers: PrivateCluster
     await replica.observe()
     before = await servers.calls("lrange")
     for number in range(20):
-        await notices.announce_delete([number])
+        await announce(notices, deleted=[number])
         await asyncio.gather(*(replica.observe(CELLS[index % 16]) for index in range(100)))
         assert replica.notices.suspect(number)
     assert replica.notices.epoch == 1
@@ -302,7 +307,7 @@ class Readers(RuleBasedStateMachine):
     @rule(many=st.sampled_from([1, 40, KEPT]))
     def flood(self, many: int) -> None:
         """Other tweets are deleted."""
-        self.loop.run_until_complete(self.notices.announce_delete(range(1000, 1000 + many)))
+        self.loop.run_until_complete(announce(self.notices, deleted=range(1000, 1000 + many)))
 
     @rule()
     def flush(self) -> None:

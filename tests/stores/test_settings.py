@@ -63,9 +63,10 @@ async def test_without_nats_it_takes_a_second(opened: Database) -> None:
 
 async def test_a_value_of_the_wrong_kind_is_refused_everywhere(opened: Database, nats: Nats) -> None:
     async with Settings(opened, nats, DECLARED, Metrics("test")) as mine:
-        for wrong in ("0", "many", "", "1000001"):
-            with pytest.raises(errors.InvalidArgument):
+        for wrong in ("0", "many", "", "1.5", "\0", "9" * 5_000, "1000001"):
+            with pytest.raises(errors.InvalidArgument) as refused:
                 await mine.update("test.threshold", wrong)
+            assert list(refused.value.violations) == [("value", "must be a whole number from 1 to 1000000")]
         with pytest.raises(errors.NotFound):
             await mine.update("test.unknown", "1")
         assert await opened.query("select count(*) from runtime.setting") == [(0,)]

@@ -30,7 +30,7 @@ def problems(**fields: Any) -> dict[str, str]:
 
 def test_a_right_message_passes() -> None:
     assert problems() == {}
-    assert problems(amount=3, ids=[1, 2], tags=["abc"], leaf={"word": "abc"}, blob=b"1234", leaves=[{}]) == {}
+    assert problems(amount=3, ids=[1, 2], tags=["abc"], leaf={"word": "abc"}, blob=b"1\x0034", leaves=[{}]) == {}
 
 
 def test_a_message_without_rules_at_any_depth_needs_no_check() -> None:
@@ -45,6 +45,9 @@ def test_a_message_without_rules_at_any_depth_needs_no_check() -> None:
         ({"name": "abcdef"}, "name", "is 6 long; at most 5 are allowed"),
         ({"name": "ab1"}, "name", "must match [a-z]+"),
         ({"name": "ab\n"}, "name", "must match [a-z]+"),
+        ({"name": "a\0b"}, "name", "must not contain the character U+0000"),
+        ({"tags": ["abc", "\0"]}, "tags[1]", "must not contain the character U+0000"),
+        ({"leaf": {"word": "\0"}}, "leaf.word", "must not contain the character U+0000"),
         ({"amount": 2}, "amount", "must be at least 3"),
         ({"amount": -1}, "amount", "must be at least 3"),
         ({"amount": 10}, "amount", "must be at most 9"),

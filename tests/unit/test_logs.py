@@ -73,5 +73,6 @@ def test_the_pollers_harmless_complaint_is_left_out() -> None:
     assert [line["event"] for line in lines(stream)] == ["Exception in callback something_else()"]
 
 
-def test_silence() -> None:
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     logs.silent().bind(a=1).critical("nobody hears this")
+    assert capsys.readouterr() == ("", "")
